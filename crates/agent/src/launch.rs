@@ -1,0 +1,106 @@
+//! What the daemon tells the launcher.
+//!
+//! The daemon executes `moat-agent launch` with one end of a `SOCK_SEQPACKET` pair as its standard input. The first packet
+//! is the length of the configuration (u32, little endian) and carries two descriptors: a sealed memfd holding this
+//! [`LaunchConfig`] as JSON, and the listening Unix socket the agent will serve. The launcher answers with one packet
+//! holding a JSON [`LaunchReply`], and on success a pidfd of the agent, and ends; the agent stays.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything the launcher needs. Paths are host paths unless they say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchConfig {
+    /// `cgroup.procs` files the launcher writes itself into before anything else.
+    pub cgroup_procs: Vec<PathBuf>,
+    /// Namespaces and a root of its own, or none.
+    pub jail: Option<JailConfig>,
+    /// What the agent needs once it runs.
+    pub agent: AgentConfig,
+}
+
+/// Namespaces and root of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JailConfig {
+    /// Host name inside.
+    pub hostname: String,
+    /// First host id of the 65,536 that ids 0 to 65,535 inside map to.
+    pub uid_base: u32,
+    /// Empty host directory the root is assembled on, inside the launcher's own mount namespace.
+    pub mount_point: PathBuf,
+    /// Size of the private writable layer.
+    pub writable_bytes: u64,
+    /// Host paths shown inside: `host` template. Missing ones are skipped.
+    pub host_paths: Vec<HostPath>,
+    /// Single files and directories bound into the root.
+    pub binds: Vec<BindConfig>,
+    /// Size of `/secrets`.
+    pub secrets_bytes: u64,
+}
+
+/// A host path shown inside a `host` root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostPath {
+    /// On the host.
+    pub source: PathBuf,
+    /// Inside; absolute.
+    pub target: PathBuf,
+}
+
+/// A file or directory bound into the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BindConfig {
+    /// On the host.
+    pub source: PathBuf,
+    /// Inside; absolute.
+    pub target: PathBuf,
+    /// Cannot be written through.
+    pub read_only: bool,
+    /// Programs in it can be executed.
+    pub exec: bool,
+}
+
+/// What the agent needs once it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// User of processes that name none: `name`, `uid` or `uid:gid`.
+    pub default_user: String,
+    /// Working directory and search root of processes without a jail; with one it is `/`.
+    pub task_dir: Option<PathBuf>,
+    /// Capabilities of every process, as a bit mask; `None` leaves them as they are (no sandbox).
+    pub capabilities: Option<u64>,
+    /// Set no_new_privs before each exec.
+    pub no_new_privs: bool,
+    /// Compiled seccomp filters, applied in order before each exec: raw `sock_filter` arrays.
+    pub seccomp: Vec<Vec<u8>>,
+    /// RLIMIT_NOFILE of every process.
+    pub nofile: u64,
+    /// TCP ports the agent listens on at 127.0.0.1; each connection becomes a `forward` stream to the daemon.
+    pub forward_ports: Vec<u16>,
+    /// Unacknowledged output kept for each stream of the main process.
+    pub output_buffer_bytes: usize,
+}
+
+/// What the launcher answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "launch")]
+pub enum LaunchReply {
+    /// The agent runs; its pidfd comes with this packet.
+    Started {
+        /// Its process id on the host.
+        pid: u32,
+    },
+    /// It could not be brought up.
+    Failed {
+        /// Which step.
+        stage: String,
+        /// The path or value at fault and the errno's text.
+        detail: String,
+    },
+}

@@ -1,0 +1,179 @@
+//! Messages between the daemon and the agent.
+//!
+//! One byte channel (Unix socket, vsock, virtio-serial) carries a yamux session; the daemon opens a stream for each
+//! request. A stream begins with one length-delimited frame holding a JSON [`Request`]; the agent answers with one frame
+//! holding a JSON [`Reply`]; what follows depends on the request and is written in `docs/agent-protocol.md`.
+
+use moat_model::spec::{ExecSpec, Signal};
+use moat_model::{Exit, ProcessSpec};
+use serde::{Deserialize, Serialize};
+
+/// Version of everything in this module. An agent that speaks another answers `hello` and nothing else.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Largest header frame: a request carries arguments and an environment, which the kernel itself bounds at 2 MiB.
+pub const HEADER_LEN_MAX: usize = 2 << 20;
+
+/// Largest frame of any other kind.
+pub const FRAME_LEN_MAX: usize = 64 << 10;
+
+/// First frame of a stream, daemon to agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verb")]
+pub enum Request {
+    /// Who are you.
+    Hello,
+    /// Start the main process.
+    Start {
+        /// What to run.
+        process: ProcessSpec,
+    },
+    /// Answer when the main process has ended.
+    Wait,
+    /// Send the main process's output from these offsets on, as data frames; acknowledgement frames come back.
+    Output {
+        /// Where to begin.
+        from: Offsets,
+    },
+    /// Run another process; frames both ways follow.
+    Exec {
+        /// What to run and how.
+        spec: ExecSpec,
+    },
+    /// Signal the main process.
+    Signal {
+        /// Which.
+        signal: Signal,
+    },
+    /// List processes.
+    Processes,
+    /// Measure.
+    Stats,
+    /// End everything, then yourself.
+    Shutdown,
+}
+
+/// First frame of a stream the agent opens, agent to daemon. The daemon answers with one byte, 1 for connected or 0 for
+/// refused; after a 1 the stream carries raw bytes both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verb")]
+pub enum GuestRequest {
+    /// A program inside connected to one of the forwarded ports.
+    Forward {
+        /// The port it connected to.
+        port: u16,
+    },
+}
+
+/// Second frame of a stream, agent to daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reply")]
+pub enum Reply {
+    /// To `hello`.
+    Hello(Hello),
+    /// To `start` and `exec`: it runs.
+    Started {
+        /// Process id inside.
+        pid: u32,
+    },
+    /// To `wait`.
+    Exited(Exit),
+    /// To `output`: data frames follow.
+    Output,
+    /// To `processes`.
+    Processes {
+        /// The list.
+        processes: Vec<GuestProcess>,
+    },
+    /// To `stats`.
+    Stats(GuestStats),
+    /// To `signal` and `shutdown`.
+    Done,
+    /// To anything.
+    Failed {
+        /// What the caller may decide by.
+        kind: moat_model::ErrorKind,
+        /// For people; names the field or the path at fault.
+        message: String,
+    },
+}
+
+/// What an agent says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`].
+    pub protocol: u32,
+    /// Version of the agent program.
+    pub version: String,
+    /// Verbs it knows.
+    pub capabilities: Vec<String>,
+    /// What the main process is doing.
+    pub main: MainState,
+}
+
+/// What the main process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum MainState {
+    /// None was started.
+    Idle,
+    /// It runs.
+    Running {
+        /// Its process id inside.
+        pid: u32,
+    },
+    /// It ended.
+    Exited {
+        /// How.
+        exit: Exit,
+    },
+}
+
+/// Places in the two output streams of the main process, in bytes since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offsets {
+    /// Standard output.
+    pub stdout: u64,
+    /// Standard error.
+    pub stderr: u64,
+}
+
+/// One of the two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamName {
+    /// Standard output, or a terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A process inside the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestProcess {
+    /// Process id inside.
+    pub pid: u32,
+    /// Parent inside.
+    pub ppid: u32,
+    /// User id inside.
+    pub uid: u32,
+    /// Program and arguments; at most 4 KiB, lossy.
+    pub command: String,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// CPU time, user and system.
+    pub cpu_usec: u64,
+}
+
+/// Measurements from inside.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStats {
+    /// Processes inside, agent included.
+    pub processes: u64,
+    /// Sum of their resident memory.
+    pub rss_bytes: u64,
+    /// Sum of their CPU time.
+    pub cpu_usec: u64,
+    /// The agent's own resident memory.
+    pub agent_rss_bytes: u64,
+}

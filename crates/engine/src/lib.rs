@@ -1,0 +1,15 @@
+//! The life of sandboxes on one machine: an actor each, a supervisor over them, recovery of what a dead daemon left.
+//!
+//! What is here: the [`driver`] contract and its conformance suite, the fake driver, the sandbox actor, the record store.
+//! What is not: any driver by name, NATS, HTTP. The engine runs and is tested without a broker.
+//! Start at [`driver::Driver`], then [`supervisor::Engine`].
+
+pub mod driver;
+pub mod error;
+pub mod guest;
+pub mod outlet;
+
+pub use driver::{Driver, Record};
+pub use error::{Error, Result};
+pub use guest::Guest;
+pub use outlet::Outlet;

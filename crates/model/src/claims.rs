@@ -1,0 +1,1 @@
+//! Signed claims: NATS JWT version 2 generic claims.

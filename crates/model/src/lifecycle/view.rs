@@ -1,0 +1,92 @@
+//! What others see of a sandbox.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Cause, Exit, Isolation, Namespace, SandboxId, Timestamp};
+
+/// The published picture of a sandbox. Readers refuse one with an older generation than they have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SandboxView {
+    /// Which.
+    pub id: SandboxId,
+    /// Grows with every change.
+    pub generation: u64,
+    /// Tenant.
+    pub namespace: Namespace,
+    /// As asked.
+    pub labels: BTreeMap<String, String>,
+    /// Where it is.
+    pub phase: PhaseName,
+    /// Isolation it was given.
+    pub isolation: Isolation,
+    /// Driver that gives it.
+    pub driver: String,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When its main process started, or its agent was ready if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it reached a terminal phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// How its main process ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// Why it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+}
+
+/// Name of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseName {
+    /// Accepted; nothing exists yet.
+    Pending,
+    /// Its resources are being made.
+    Preparing,
+    /// Its agent or main process is being brought up.
+    Starting,
+    /// It runs.
+    Running,
+    /// It is frozen.
+    Paused,
+    /// It is being ended.
+    Stopping,
+    /// The daemon was restarted and is finding out what is left.
+    Recovering,
+    /// It ended, and nothing of it is left on the host. Terminal.
+    Stopped,
+    /// It could not start, or was lost, and nothing of it is left on the host. Terminal.
+    Failed,
+}
+
+impl PhaseName {
+    /// The phase never changes again.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed)
+    }
+
+    /// The word used in JSON, on the command line and in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Preparing => "preparing",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Recovering => "recovering",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl std::fmt::Display for PhaseName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,1 @@
+//! Sealed environments: xkv1 boxes.

@@ -1,0 +1,315 @@
+//! What a user asks of a sandbox. Parsed once at the edge; after that every value here is within its rules.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Isolation, Namespace};
+
+/// A sandbox as asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxSpec {
+    /// Tenant.
+    pub namespace: Namespace,
+    /// Free labels; shown, never interpreted.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The weakest isolation the caller accepts.
+    pub isolation: Isolation,
+    /// What its root file system is made of.
+    pub root: RootSpec,
+    /// A program file the node fetched, shown read-only and executable at `/local/<name>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<Artifact>,
+    /// Host directory holding the logs of this sandbox, shown read-only at `/alloc/logs`. Set by the node, never by a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_dir: Option<PathBuf>,
+    /// The program it exists for; without one it idles until something is executed in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<ProcessSpec>,
+    /// How the main process is asked to stop.
+    #[serde(default)]
+    pub stop: StopSpec,
+    /// Limits.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Privileges.
+    #[serde(default)]
+    pub security: Security,
+    /// Network.
+    #[serde(default)]
+    pub network: Network,
+    /// Ports on the sandbox's own loopback that lead, through the agent, to one address each: reachability without a network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
+    /// Absolute life span; at its end the sandbox is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+}
+
+/// What the root file system is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "template", deny_unknown_fields)]
+pub enum RootSpec {
+    /// Nothing but the directories every sandbox has: for static binaries.
+    Scratch,
+    /// A view of host paths (the operator's list), with a private writable layer.
+    Host,
+}
+
+/// A program file on the host, fetched and checked by the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Artifact {
+    /// Where it lies on the host.
+    pub path: PathBuf,
+    /// File name it gets below `/local`.
+    pub name: String,
+    /// SHA-256 of its bytes, 64 lower-case hex digits.
+    pub sha256: String,
+}
+
+/// A process to run in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessSpec {
+    /// Program. Resolved inside the root only: `/local/<c>`, `/<c>`, then for a bare name `/usr/local/bin`, `/usr/bin`, `/bin`.
+    pub command: String,
+    /// Arguments after the program's own name. No shell.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// The whole environment, in order; nothing is inherited.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Absolute working directory inside the root; `/` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// `name`, `uid` or `uid:gid` as the sandbox knows them; the driver's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// How a main process is asked to stop before it is made to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopSpec {
+    /// Signal sent first.
+    #[serde(default = "StopSpec::default_signal")]
+    pub signal: Signal,
+    /// How long it may take before SIGKILL. Zero: killed at once.
+    #[serde(default = "StopSpec::default_grace")]
+    pub grace: Duration,
+}
+
+impl StopSpec {
+    /// Nomad's and Nex's default.
+    fn default_signal() -> Signal {
+        Signal::INT
+    }
+
+    /// Nomad's `kill_timeout` default.
+    fn default_grace() -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+impl Default for StopSpec {
+    fn default() -> Self {
+        Self { signal: Self::default_signal(), grace: Self::default_grace() }
+    }
+}
+
+/// A signal number of Linux, 1 to 64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Signal(u8);
+
+/// Names and numbers of x86-64 and arm64 Linux; both have the same.
+const SIGNAL_NAMES: [(&str, u8); 31] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+];
+
+impl Signal {
+    /// SIGINT.
+    pub const INT: Self = Self(2);
+    /// SIGKILL.
+    pub const KILL: Self = Self(9);
+    /// SIGTERM.
+    pub const TERM: Self = Self(15);
+
+    /// Reads `SIGTERM`, `term` or `15`.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(number) = text.parse::<u8>() {
+            return Self::try_from(number).ok();
+        }
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        SIGNAL_NAMES.iter().find(|(n, _)| *n == name).map(|(_, number)| Self(*number))
+    }
+
+    /// The number the kernel uses.
+    pub fn number(self) -> i32 {
+        i32::from(self.0)
+    }
+}
+
+impl TryFrom<u8> for Signal {
+    type Error = String;
+    fn try_from(number: u8) -> Result<Self, String> {
+        if (1..=64).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(format!("signal {number} is not within 1 to 64"))
+        }
+    }
+}
+
+impl From<Signal> for u8 {
+    fn from(signal: Signal) -> u8 {
+        signal.0
+    }
+}
+
+/// Limits. `None` means the node's default, which is never "unlimited" unless the operator said so.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Hard memory limit, agent included. Swap is always zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Memory protected from reclaim (soft limit); at most `memory_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_reserve_bytes: Option<u64>,
+    /// Relative CPU share, 1 to 10000, 100 is one share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u32>,
+    /// Hard CPU quota in thousandths of a core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_quota_millis: Option<u32>,
+    /// CPUs it may run on, in the kernel's list format (`0-1,4`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpuset: Option<String>,
+    /// Processes and threads, agent included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_max: Option<u32>,
+    /// Size of the private writable layer (a tmpfs, so it counts as memory too).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Size of `/secrets`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets_bytes: Option<u64>,
+    /// Open files per process (RLIMIT_NOFILE).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nofile: Option<u64>,
+}
+
+/// Privileges inside the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Security {
+    /// Capabilities added to the default 13; each must be within the operator's ceiling.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_add: Vec<String>,
+    /// Capabilities removed first; `all` empties the set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_drop: Vec<String>,
+    /// Lets set-user-id programs raise privileges inside the sandbox. Off: no_new_privs is set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_new_privs: bool,
+}
+
+/// The network a sandbox gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// Loopback only.
+    #[default]
+    Isolated,
+    /// The host's own network: only the `process` driver can give it.
+    Host,
+}
+
+/// A port on the sandbox's loopback that leads to one address of the operator's choosing, and to nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// TCP port on 127.0.0.1 inside.
+    pub listen_port: u16,
+    /// `host:port` the daemon connects to.
+    pub target: String,
+}
+
+/// A process besides the main one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecSpec {
+    /// What to run.
+    pub process: ProcessSpec,
+    /// Give it a terminal of this size: stdout and stderr are then one stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pty: Option<PtySize>,
+    /// Attach standard input; without it the process reads end of file.
+    #[serde(default)]
+    pub stdin: bool,
+    /// After this long, it and everything it started is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PtySize {
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for text in ["SIGTERM", "term", "15"] {
+            assert_eq!(Signal::parse(text), Some(Signal::TERM), "{text}");
+        }
+        for bad in ["", "SIGNOPE", "0", "65", "-9"] {
+            assert_eq!(Signal::parse(bad), None, "{bad}");
+        }
+    }
+}
