@@ -1,0 +1,1 @@
+//! What an operator sets, from TOML or from Nex's JSON.

@@ -1,0 +1,1 @@
+//! The whole daemon: what starts in which order, and how it ends.

@@ -1,0 +1,57 @@
+//! Where a node keeps things.
+
+use std::path::{Path, PathBuf};
+
+/// The two directories of a node, and the places in them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirs {
+    run: PathBuf,
+    data: PathBuf,
+}
+
+impl Dirs {
+    /// `run` should be on a tmpfs: it must survive the daemon, not the power. `data` is on disk.
+    pub fn new(run: impl Into<PathBuf>, data: impl Into<PathBuf>) -> Self {
+        Self { run: run.into(), data: data.into() }
+    }
+
+    /// Root of what must survive the daemon but not the power.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// Root of what must survive the power.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Locked by the one daemon of this run directory; holds its pid.
+    pub fn lock_file(&self) -> PathBuf {
+        self.run.join("node.lock")
+    }
+
+    /// Workload records, `<id>.json`. They hold environments in clear text: 0700.
+    pub fn workloads(&self) -> PathBuf {
+        self.run.join("workloads")
+    }
+
+    /// Facts not yet confirmed by NATS.
+    pub fn outbox(&self) -> PathBuf {
+        self.run.join("outbox")
+    }
+
+    /// The node's seeds: 0700.
+    pub fn identity(&self) -> PathBuf {
+        self.data.join("identity")
+    }
+
+    /// Fetched programs by digest.
+    pub fn artifacts(&self) -> PathBuf {
+        self.data.join("artifacts")
+    }
+
+    /// Log files, a directory for each workload id.
+    pub fn logs(&self) -> PathBuf {
+        self.data.join("logs")
+    }
+}

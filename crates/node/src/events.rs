@@ -1,0 +1,1 @@
+//! Facts on their way to NATS: an outbox that survives the daemon.

@@ -1,0 +1,1 @@
+//! The connection to NATS and what its server can do.

@@ -1,0 +1,1 @@
+//! Where output and facts of sandboxes go.

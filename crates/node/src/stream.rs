@@ -1,0 +1,1 @@
+//! Sandbox requests and their byte streams over NATS.

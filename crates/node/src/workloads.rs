@@ -1,0 +1,1 @@
+//! Workloads of this node: records, restarts, recovery.
