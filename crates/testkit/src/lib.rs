@@ -1,1 +1,21 @@
+//! What tests stand on: a real nats-server each, static helper programs, a leak audit, and an honest "not run".
+//!
+//! What is here: nothing but things used by tests and benchmarks of other crates.
+//! What is not: anything a shipped binary links.
+//! Start at [`NatsServer`] and [`LeakAudit`].
 
+mod binary;
+mod exclusive;
+mod leak;
+mod nats;
+mod not_run;
+mod tools;
+mod wait;
+
+pub use binary::static_bin;
+pub use exclusive::{HostLock, exclusive, shared};
+pub use leak::LeakAudit;
+pub use nats::{NatsServer, Release};
+pub use not_run::{is_root, not_run, not_run_here};
+pub use tools::{busybox, tool, tools_dir, workspace_root};
+pub use wait::wait_until;
