@@ -8,8 +8,11 @@ pub mod driver;
 pub mod error;
 pub mod guest;
 pub mod outlet;
+pub mod registry;
+pub mod supervisor;
 
 pub use driver::{Driver, Record};
 pub use error::{Error, Result};
 pub use guest::Guest;
 pub use outlet::Outlet;
+pub use supervisor::{Engine, EngineConfig, Registry};
