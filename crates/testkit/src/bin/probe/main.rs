@@ -1,0 +1,36 @@
+//! One static program with the behaviours tests need from a workload: it runs in an empty root.
+//!
+//! `probe try <call>` attempts something a sandbox must refuse and prints `ok` or the name of the errno, so that a test
+//! can demand the specific one.
+
+mod attempt;
+mod behave;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: probe <verb> [arguments]
+  exit <code> [after-ms]         end with a code
+  hold [ignore]                  print `ready`, wait for SIGTERM or SIGINT, end with 0; `ignore`: go on
+  lines <count> [per-second]     numbered lines on standard output; 0 lines: without end
+  spew <bytes>                   that many bytes on standard output, as fast as they are taken
+  both                           one line on each output
+  echo                           standard input to standard output, then end
+  env | ids | fds | args …       print the environment, user and capabilities, open files, arguments
+  alloc <MiB>                    touch that much memory, print `allocated`, hold
+  forks <count>                  start children that hold; print how many started and the errno that stopped it
+  tree <depth>                   children in sessions of their own that outlive nothing but a cgroup kill; hold
+  spin <ms>                      use the CPU; print the milliseconds of CPU time it got
+  connect <host:port>            print `ok` or the errno
+  try <call> [argument]          attempt it, print `ok` or the errno; `probe try list` names the calls";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match behave::run(&words) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("probe: {error}\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
