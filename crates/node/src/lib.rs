@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod dirs;
 pub mod error;
 pub mod events;
+pub mod guard;
 pub mod identity;
 pub mod logfile;
 pub mod metrics;

@@ -1,1 +1,3 @@
 //! The `$NEX` verbs.
+
+pub mod pattern;

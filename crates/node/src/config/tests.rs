@@ -1,0 +1,142 @@
+use super::*;
+
+const ISSUER: &str = "ACT7Z5645VKTDVNMHBOMPPNBUTVX2AGWESFH7D55RW5535Z2EHJKAUQZ";
+
+fn toml(text: &str) -> Result<NodeConfig, ConfigError> {
+    NodeConfig::from_toml(text, "moat.toml")
+}
+
+fn refusal(text: &str) -> String {
+    toml(text).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    let config = toml("").unwrap();
+    assert_eq!(config.run_dir, PathBuf::from("/run/moat"));
+    assert_eq!(config.isolation, Isolation::Container);
+    assert!(config.sandboxed() && !config.unsafe_allowed());
+    assert_eq!(config.deny_trigger_subjects, DENIED_ALWAYS);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line() {
+    let message = refusal("nexus = 'a'\nrundir = '/x'\n");
+    assert!(message.contains("line 2") && message.contains("rundir") && message.contains("run_dir"), "{message}");
+    let message = refusal("[nats]\nserver = 'a'\n");
+    assert!(message.contains("line 2") && message.contains("server"), "{message}");
+}
+
+#[test]
+fn values_that_cannot_be_meant_name_their_key() {
+    for (text, key) in [
+        ("run_dir = 'relative'", "run_dir"),
+        ("drivers = ['firecracker']", "drivers"),
+        ("isolation = 'process'", "isolation"),
+        ("isolation = 'microvm'", "isolation"),
+        ("workload_types = ['elf']", "workload_types"),
+        ("workload_types = ['v8']", "workload_types"),
+        ("valid_issuers = ['nobody']", "valid_issuers"),
+        ("deny_trigger_subjects = ['a..b']", "deny_trigger_subjects"),
+        ("metrics_listen = 'here'", "metrics_listen"),
+        ("workload_nats = 'nohost'", "workload_nats"),
+        ("uid_base = 1000", "uid_base"),
+        ("[tags]\n'nex.os' = 'plan9'", "tags.nex.os"),
+        ("[nats]\nservers = []", "nats.servers"),
+        ("[nats]\ncreds = '/a'\ntoken = 't'", "nats"),
+        ("[restart]\ndelay_initial = '1ms'", "restart.delay_initial"),
+        ("[logs]\nfiles_max = 1", "logs.files_max"),
+        ("[[autostart]]\nname = 'a.b'\nlocation = 'nats://B/k'", "autostart[0].name"),
+        ("[[autostart]]\nname = 'a'\nlocation = 'file:///k'", "autostart[0].location"),
+    ] {
+        let message = refusal(text);
+        assert!(message.contains(&format!(": {key}: ")), "{text}: {message}");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = toml("[nats]\nuser = 'u'\npassword = 'hunter2'").unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn nex_json_is_accepted_unchanged() {
+    let text = format!(
+        r#"{{"default_resource_dir":"/tmp/wd","machine_pool_size":2,"kernel_path":"/k","rootfs_filepath":"/r",
+        "cni":{{"network_name":"fcnet","interface_name":"veth0"}},
+        "machine_template":{{"vcpu_count":2,"memsize_mib":512}},"tags":{{"simple":"true"}},"no_sandbox":true,
+        "workload_types":["native","v8"],"valid_issuers":["{ISSUER}"],"deny_trigger_subjects":["orders.>"],
+        "node_limits":{{"max_workloads":3,"max_workload_bytes":0,"max_total_bytes":1000}},
+        "rate_limiters":{{"iops":{{"refill_time":100,"size":10}}}},"preserve_network":true,"something_new":1,
+        "agent_handshake_timeout_ms":7000,
+        "autostart":{{"workloads":[{{"name":"echo","namespace":"default","argv":["-v"],"description":"d","essential":true,
+        "type":"native","location":"nats://B/echo","environment":{{"a":"b"}}}}]}}}}"#
+    );
+    let config = NodeConfig::from_nex_json(&text, "config.json").unwrap();
+    assert_eq!(config.isolation, Isolation::Process);
+    assert!(config.unsafe_allowed() && !config.sandboxed());
+    assert_eq!(config.resources.memory_bytes, Some(512 << 20));
+    assert_eq!(config.resources.cpu_quota_millis, Some(2000));
+    assert_eq!(config.workload_types, ["native"]);
+    assert_eq!(config.valid_issuers, [ISSUER]);
+    assert_eq!(config.deny_trigger_subjects.last().map(String::as_str), Some("orders.>"));
+    assert_eq!(config.limits, Limits { workloads_max: Some(3), artifact_bytes_max: None, total_bytes_max: Some(1000) });
+    assert_eq!(config.agent_start_timeout, Some(Duration::from_secs(7)));
+    assert_eq!(config.autostart[0].location, ("B".to_owned(), "echo".to_owned()));
+    assert_eq!(config.autostart[0].environment["a"].reveal(), "b");
+    for named in
+        ["default_resource_dir", "machine_pool_size", "kernel_path", "rootfs_filepath", "cni", "rate_limiters", "v8"]
+    {
+        assert!(config.notes.iter().any(|n| n.contains(named)), "{named}: {:?}", config.notes);
+    }
+    assert!(!config.notes.iter().any(|n| n.contains("preserve_network") || n.contains("something_new")));
+    let default = NodeConfig::from_nex_json("{}", "config.json").unwrap();
+    assert_eq!(default.isolation, Isolation::Container);
+    assert!(default.notes.is_empty());
+}
+
+#[test]
+fn both_spellings_of_kernel_and_rootfs() {
+    for name in ["kernel_filepath", "kernel_path", "rootfs_filepath", "rootfs_path"] {
+        let config = NodeConfig::from_nex_json(&format!(r#"{{"{name}":"/x"}}"#), "c").unwrap();
+        assert!(config.notes[0].starts_with(name), "{:?}", config.notes);
+    }
+}
+
+#[test]
+fn broken_json_names_its_line() {
+    let message = NodeConfig::from_nex_json("{\n\"tags\": 3}", "config.json").map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("line 2"), "{message}");
+}
+
+/// The keys serde knows, from its own complaint about one that it does not.
+fn keys_of(table: &str) -> Vec<String> {
+    let text = match table {
+        "" => "zzz = 1".to_owned(),
+        "autostart" => "[[autostart]]\nzzz = 1".to_owned(),
+        table => format!("[{table}]\nzzz = 1"),
+    };
+    let message = refusal(&text);
+    let listed = message.split(", expected ").nth(1).unwrap_or_else(|| panic!("{message}"));
+    listed.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_reference_names_every_key_in_order() {
+    for section in reference::SECTIONS {
+        let described: Vec<&str> = section.keys.iter().map(|k| k.name).collect();
+        assert_eq!(keys_of(section.table), described, "[{}]", section.table);
+    }
+}
+
+#[test]
+fn docs_config_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.md");
+    if std::env::var_os("MOAT_GEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, reference::markdown()).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == reference::markdown(), "docs/config.md differs: MOAT_GEN=1 cargo test -p moat-node config");
+}
