@@ -1,1 +1,13 @@
+//! The ways of isolating, over shared Linux parts.
+//!
+//! - [`container`]: namespaces, own user range, seccomp, capabilities, cgroups.
+//! - [`linux`]: what drivers share: the agent's program file, starting it, its identity, its socket, cgroups.
+//!
+//! Nothing of ours runs between fork and exec in the daemon: it executes the embedded agent in its `launch` mode, which is
+//! single-threaded and does the rest.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("moat runs on Linux");
+
+pub mod container;
+pub mod linux;

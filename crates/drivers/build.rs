@@ -1,0 +1,98 @@
+//! Builds `moat-agent` and hands its bytes to `src/linux/agent_binary.rs`.
+//!
+//! The agent is a program of its own with a profile of its own (small, no unwinding), so a nested `cargo build` makes it,
+//! into a target directory below `OUT_DIR`: the outer cargo holds the lock of the outer one.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<(), String> {
+    let manifest_dir = path_var("CARGO_MANIFEST_DIR")?;
+    let out_dir = path_var("OUT_DIR")?;
+    let target = text_var("TARGET")?;
+    let workspace = manifest_dir
+        .ancestors()
+        .nth(2)
+        .ok_or_else(|| format!("{} is not two levels below the workspace", manifest_dir.display()))?;
+    let profile = if text_var("PROFILE")? == "release" { "agent" } else { "agent-dev" };
+
+    for input in ["crates/agent", "crates/model", "Cargo.toml", "Cargo.lock", ".cargo/config.toml"] {
+        let path = workspace.join(input);
+        if path.exists() {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+    }
+
+    let target_dir = out_dir.join("agent");
+    let mut cargo = nested_cargo(workspace)?;
+    cargo.args(["build", "--package", "moat-agent", "--bin", "moat-agent", "--profile", profile, "--target", &target]);
+    cargo.arg("--target-dir").arg(&target_dir);
+    if workspace.join("Cargo.lock").exists() {
+        cargo.arg("--locked");
+    }
+    let output = cargo.output().map_err(|e| format!("start {cargo:?}: {e}"))?;
+    if !output.status.success() {
+        return Err(format!(
+            "building the agent failed ({}): {cargo:?}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        ));
+    }
+    publish(&target_dir.join(&target).join(profile).join("moat-agent"), &out_dir.join("moat-agent"))
+}
+
+/// Copies the program only if it changed, so that an unchanged agent does not rebuild this crate.
+fn publish(built: &Path, published: &Path) -> Result<(), String> {
+    let bytes = std::fs::read(built).map_err(|e| format!("read {}: {e}", built.display()))?;
+    if std::fs::read(published).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    std::fs::write(published, bytes).map_err(|e| format!("write {}: {e}", published.display()))
+}
+
+/// A cargo that is not influenced by what the outer one was told about compiling (flags, wrappers such as clippy's,
+/// features, profiles), but still uses its network, registry and job server settings.
+fn nested_cargo(workspace: &Path) -> Result<Command, String> {
+    const KEPT: [&str; 9] = [
+        "CARGO_HOME",
+        "CARGO_MAKEFLAGS",
+        "CARGO_NET_",
+        "CARGO_HTTP_",
+        "CARGO_HTTPS_",
+        "CARGO_REGISTRY_",
+        "CARGO_REGISTRIES_",
+        "CARGO_SOURCE_",
+        "CARGO_TERM_",
+    ];
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    cargo.current_dir(workspace);
+    for (name, _) in std::env::vars_os() {
+        let Some(text) = name.to_str() else { continue };
+        let compiler = ["RUSTC", "RUSTDOC", "RUSTFLAGS", "RUSTDOCFLAGS", "CLIPPY_"].iter().any(|p| text.starts_with(p));
+        let inherited = text.starts_with("CARGO") && !KEPT.iter().any(|kept| text.starts_with(kept));
+        if compiler || inherited {
+            cargo.env_remove(&name);
+        }
+    }
+    Ok(cargo)
+}
+
+fn text_var(name: &str) -> Result<String, String> {
+    std::env::var(name).map_err(|e| format!("{name}: {e}"))
+}
+
+fn path_var(name: &str) -> Result<PathBuf, String> {
+    std::env::var_os(name).map(PathBuf::from).ok_or_else(|| format!("{name} is not set: run me from cargo"))
+}

@@ -1,0 +1,3 @@
+//! What drivers share: the kernel's features as values of our own.
+
+pub mod agent_binary;
