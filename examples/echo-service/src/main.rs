@@ -1,1 +1,93 @@
-fn main() {}
+//! A workload for moat: answers requests on NATS with what it was sent.
+//!
+//! One static file, so it runs in an empty root. Where and how to connect it reads from its environment, which reached it
+//! sealed: `NATS_URL`, and if the server asks for it `NATS_CREDS` (the text of a credentials file) or `NATS_USER` and
+//! `NATS_PASSWORD`. `ECHO_NAME` chooses the subject, `echo.<name>`.
+
+use std::env;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_nats::{Client, ConnectOptions};
+use futures::StreamExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+const USAGE: &str = "usage: echo-service                      serve echo.<ECHO_NAME> at NATS_URL
+       echo-service call <url> <text>    send one request and print the answer";
+
+/// A caller waits this long for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("echo-service: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        bail!("another TLS provider is installed already");
+    }
+    let args: Vec<String> = env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => serve().await,
+        ["call", url, text] => call(url, text).await,
+        _ => bail!("{USAGE}"),
+    }
+}
+
+fn subject() -> String {
+    format!("echo.{}", env::var("ECHO_NAME").as_deref().unwrap_or("service"))
+}
+
+async fn connect(url: &str) -> anyhow::Result<Client> {
+    let mut options = ConnectOptions::new().name("echo-service");
+    if let Ok(creds) = env::var("NATS_CREDS") {
+        options = options.credentials(&creds).context("NATS_CREDS is not a credentials file")?;
+    } else if let (Ok(user), Ok(password)) = (env::var("NATS_USER"), env::var("NATS_PASSWORD")) {
+        options = options.user_and_password(user, password);
+    }
+    options.connect(url).await.with_context(|| format!("connect to {url}"))
+}
+
+async fn serve() -> anyhow::Result<()> {
+    let url = env::var("NATS_URL").context("NATS_URL is not set")?;
+    let client = connect(&url).await?;
+    let subject = subject();
+    let mut requests = client.subscribe(subject.clone()).await.context("subscribe")?;
+    // The subscription has reached the server when this returns: whoever reads `ready` may call.
+    client.flush().await.context("flush")?;
+    println!("ready on {subject}");
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut answered = 0u64;
+    loop {
+        let request = tokio::select! {
+            request = requests.next() => request.context("the subscription ended")?,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        };
+        let Some(reply) = request.reply else { continue };
+        answered += 1;
+        println!("answering request {answered}, {} bytes", request.payload.len());
+        client.publish(reply, request.payload).await.context("answer")?;
+    }
+    client.drain().await.context("drain")?;
+    println!("ended after {answered} answers");
+    Ok(())
+}
+
+async fn call(url: &str, text: &str) -> anyhow::Result<()> {
+    let client = connect(url).await?;
+    let request = client.request(subject(), text.to_owned().into());
+    let answer = tokio::time::timeout(ANSWER_WITHIN, request).await.context("no answer in time")?;
+    println!("{}", String::from_utf8_lossy(&answer.context("nobody answers")?.payload));
+    Ok(())
+}
