@@ -1,8 +1,26 @@
 //! The static program inside every sandbox. Run by the daemon, never by hand.
+//!
+//! `launch` builds what the sandbox needs around it and becomes the agent; `version` says which it is.
+
+mod agent;
+mod launcher;
+mod sys;
 
 use std::process::ExitCode;
 
+/// Exit code of every failure that is ours (DESIGN section 13).
+const OURS: u8 = 125;
+
 fn main() -> ExitCode {
-    eprintln!("moat-agent {}: started by the moat daemon, not by hand", env!("CARGO_PKG_VERSION"));
-    ExitCode::from(125)
+    match std::env::args().nth(1).as_deref() {
+        Some("launch") => launcher::main(),
+        Some("version") => {
+            println!("moat-agent {} protocol {}", env!("CARGO_PKG_VERSION"), moat_agent::protocol::PROTOCOL_VERSION);
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("usage: moat-agent launch|version; it is started by the moat daemon, not by hand");
+            ExitCode::from(OURS)
+        }
+    }
 }

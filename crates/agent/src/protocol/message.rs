@@ -1,21 +1,8 @@
-//! Messages between the daemon and the agent.
-//!
-//! One byte channel (Unix socket, vsock, virtio-serial) carries a yamux session; the daemon opens a stream for each
-//! request. A stream begins with one length-delimited frame holding a JSON [`Request`]; the agent answers with one frame
-//! holding a JSON [`Reply`]; what follows depends on the request and is written in `docs/agent-protocol.md`.
+//! The JSON headers: what is asked and what is answered.
 
 use moat_model::spec::{ExecSpec, Signal};
 use moat_model::{Exit, ProcessSpec};
 use serde::{Deserialize, Serialize};
-
-/// Version of everything in this module. An agent that speaks another answers `hello` and nothing else.
-pub const PROTOCOL_VERSION: u32 = 1;
-
-/// Largest header frame: a request carries arguments and an environment, which the kernel itself bounds at 2 MiB.
-pub const HEADER_LEN_MAX: usize = 2 << 20;
-
-/// Largest frame of any other kind.
-pub const FRAME_LEN_MAX: usize = 64 << 10;
 
 /// First frame of a stream, daemon to agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
