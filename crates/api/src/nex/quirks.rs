@@ -63,7 +63,7 @@ pub(super) fn deserialize_location<'de, D: Deserializer<'de>>(d: D) -> Result<Op
     #[serde(untagged)]
     enum Either {
         Text(String),
-        Go(GoUrl),
+        Go(Box<GoUrl>),
     }
     let location = match Option::<Either>::deserialize(d)? {
         None => return Ok(None),
