@@ -1,0 +1,123 @@
+//! Which crate may use which.
+
+use super::Finding;
+use super::tree::{Package, Tree};
+
+/// The table of ARCHITECTURE.md: a crate and what it may use. What is not here may not exist.
+const ARROWS: [(&str, &[&str]); 11] = [
+    ("moat-model", &[]),
+    ("moat-agent", &["moat-model"]),
+    ("moat-engine", &["moat-model", "moat-agent"]),
+    ("moat-drivers", &["moat-model", "moat-agent", "moat-engine"]),
+    ("moat-api", &["moat-model"]),
+    ("moat-node", &["moat-model", "moat-agent", "moat-engine", "moat-drivers", "moat-api"]),
+    ("moat-cli", &["moat-model", "moat-api", "moat-node"]),
+    // Not shipped.
+    ("moat-testkit", &["moat-model"]),
+    (
+        "moat-bench",
+        &["moat-model", "moat-agent", "moat-engine", "moat-drivers", "moat-api", "moat-node", "moat-testkit"],
+    ),
+    ("xtask", &[]),
+    ("echo-service", &[]),
+];
+
+/// What the tests of any crate may use besides: the test kit, the conformance suite and the model.
+const TESTS_MAY_USE: [&str; 4] = ["moat-testkit", "moat-engine", "moat-model", "moat-api"];
+
+/// Crates that must stay free of others, directly: who and why not what.
+const PURITY: [(&str, &[&str]); 3] = [
+    ("moat-model", &["tokio", "async-nats", "rustix", "libc", "rand", "axum", "uuid", "tempfile"]),
+    ("moat-agent", &["async-nats", "axum", "rustls"]),
+    ("moat-engine", &["async-nats", "axum", "rustix", "libc"]),
+];
+
+/// Arrows between members against the table.
+pub fn arrows(tree: &Tree) -> Vec<Finding> {
+    let names: Vec<&str> = tree.packages.iter().map(|p| p.name.as_str()).collect();
+    let mut findings = Vec::new();
+    for package in &tree.packages {
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == package.name) else {
+            findings.push(Finding::new(&package.name, "is not in the table of crates"));
+            continue;
+        };
+        let internal = |list: &[String]| -> Vec<String> {
+            list.iter().filter(|name| names.contains(&name.as_str())).cloned().collect()
+        };
+        for used in internal(&package.uses).iter().filter(|used| !allowed.contains(&used.as_str())) {
+            findings.push(Finding::new(&package.name, format!("uses {used}")));
+        }
+        for used in internal(&package.tests_use) {
+            if !allowed.contains(&used.as_str()) && !TESTS_MAY_USE.contains(&used.as_str()) {
+                findings.push(Finding::new(&package.name, format!("uses {used} in its tests")));
+            }
+        }
+    }
+    findings
+}
+
+/// Direct dependencies that a crate must not have.
+pub fn purity(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, banned) in PURITY {
+        let uses = tree.packages.iter().filter(|p| p.name == name).flat_map(|p: &Package| &p.uses);
+        for used in uses.filter(|used| banned.contains(&used.as_str())) {
+            findings.push(Finding::new(name, format!("uses {used}")));
+        }
+    }
+    findings
+}
+
+/// Manifests without the workspace's lints.
+pub fn lints(tree: &Tree) -> Vec<Finding> {
+    let manifests = tree.files.iter().filter(|(path, _)| path.ends_with("/Cargo.toml") && !path.starts_with("fuzz/"));
+    manifests
+        .filter(|(_, text)| !text.contains("[lints]\nworkspace = true"))
+        .map(|(path, _)| Finding::new(path, "has no `[lints] workspace = true`"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, uses: &[&str], tests_use: &[&str]) -> Package {
+        let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+        Package { name: name.to_owned(), uses: owned(uses), tests_use: owned(tests_use) }
+    }
+
+    #[test]
+    fn an_arrow_against_the_table_is_found() {
+        let packages = vec![
+            package("moat-model", &["serde", "moat-engine"], &[]),
+            package("moat-engine", &["moat-model"], &["moat-testkit", "moat-node"]),
+            package("moat-node", &["moat-drivers"], &["moat-testkit"]),
+            package("moat-testkit", &[], &[]),
+            package("moat-extra", &[], &[]),
+        ];
+        let found = arrows(&Tree { packages, ..Tree::default() });
+        let texts: Vec<&str> = found.iter().map(|Finding(text)| text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "moat-model: uses moat-engine",
+                "moat-engine: uses moat-node in its tests",
+                "moat-extra: is not in the table of crates"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_clock_or_a_broker_in_the_wrong_crate_is_found() {
+        let packages = vec![package("moat-engine", &["async-nats"], &[]), package("moat-node", &["async-nats"], &[])];
+        assert_eq!(purity(&Tree { packages, ..Tree::default() }).len(), 1);
+    }
+
+    #[test]
+    fn a_manifest_without_lints_is_found() {
+        let mut tree = Tree::default();
+        tree.files.insert("crates/a/Cargo.toml".into(), "[package]\n\n[lints]\nworkspace = true\n".into());
+        tree.files.insert("crates/b/Cargo.toml".into(), "[package]\n".into());
+        assert_eq!(lints(&tree), [Finding::new("crates/b/Cargo.toml", "has no `[lints] workspace = true`")]);
+    }
+}

@@ -1,0 +1,27 @@
+//! Where things are in this checkout.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// Cargo's target directory.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Where tools are installed; tests look in the same place.
+pub fn tools_dir() -> PathBuf {
+    std::env::var_os("MOAT_TOOLS").map_or_else(|| target_dir().join("tools"), PathBuf::from)
+}
+
+/// Cargo, the one that runs us.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
