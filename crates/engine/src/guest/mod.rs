@@ -1,5 +1,7 @@
 //! The inside of a sandbox, as the engine sees it: the agent's verbs without its wire.
 
+pub mod agent;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, StreamName};

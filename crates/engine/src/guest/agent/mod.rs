@@ -1,0 +1,304 @@
+//! The daemon's side of the guest protocol: a [`Guest`] over whatever carries bytes to an agent.
+//!
+//! One task per sandbox owns the connection ([`session`]); it opens streams for whoever asks and connects again when the
+//! connection breaks, until the [`Endpoint`] says the agent is gone. The agent is treated as hostile: every frame and
+//! every wait is bounded, what it may open is fixed by configuration, and a protocol error ends the session.
+
+mod exec;
+mod forward;
+mod output;
+mod session;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use moat_agent::protocol::frame::{AgentFrame, DaemonFrame};
+use moat_agent::protocol::mux::{EXECS_MAX, OpenReply, Stream, VERBS_MAX};
+use moat_agent::protocol::stream::{FrameReader, StreamError, write_header};
+use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, PROTOCOL_VERSION, Reply, Request};
+use moat_model::spec::{ExecSpec, Forward, Signal};
+use moat_model::{ErrorKind, Exit, ProcessSpec};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{ExecSession, Guest, OutputReader};
+use crate::error::{Error, Result};
+
+/// An answer that needs no work. Long enough for a machine under a burst of creates; a frozen sandbox runs into it.
+const REPLY_DEADLINE: Duration = Duration::from_secs(10);
+/// Starting a program: on top of the above, the kernel may have to read it from a slow disk.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Killing everything inside and saying so.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
+/// Callers that may queue for a stream while the connection is being made; more wait in line, within their deadlines.
+const OPENS_QUEUED_MAX: usize = 16;
+/// Longest error message believed of an agent.
+const MESSAGE_LEN_MAX: usize = 1024;
+
+/// A byte channel to an agent.
+pub trait Channel: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Channel for T {}
+
+/// How an agent is reached, and how its end is noticed.
+#[async_trait]
+pub trait Endpoint: Send + Sync + std::fmt::Debug {
+    /// Connects once. The agent gives up any older connection.
+    async fn connect(&self) -> io::Result<Box<dyn Channel>>;
+
+    /// Resolves, with what was observed, when the agent is gone for good. May be dropped and called again.
+    async fn gone(&self) -> String;
+}
+
+/// A guest reached through its agent.
+#[derive(Debug)]
+pub struct AgentGuest {
+    endpoint: Arc<dyn Endpoint>,
+    opens: mpsc::Sender<OpenReply>,
+    /// Told when the agent broke the protocol: the session is dropped and made anew.
+    broken: Arc<Notify>,
+    execs: Arc<Semaphore>,
+    verbs: Arc<Semaphore>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for AgentGuest {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A stream, and the permission to have it open.
+#[derive(Debug)]
+struct Opened {
+    reader: FrameReader<ReadHalf<Stream>, AgentFrame>,
+    writer: WriteHalf<Stream>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl AgentGuest {
+    /// Connects to the agent and greets it. `forwards` are the only addresses it may ever have us connect to.
+    pub async fn connect(endpoint: Arc<dyn Endpoint>, forwards: Vec<Forward>) -> Result<Arc<Self>> {
+        let (opens, opens_rx) = mpsc::channel(OPENS_QUEUED_MAX);
+        let broken = Arc::new(Notify::new());
+        let session = session::Session::new(endpoint.clone(), forwards, broken.clone());
+        let guest = Arc::new(Self {
+            endpoint,
+            opens,
+            broken,
+            execs: Arc::new(Semaphore::new(EXECS_MAX)),
+            verbs: Arc::new(Semaphore::new(VERBS_MAX)),
+            driver: tokio::spawn(session.run(opens_rx)),
+        });
+        let hello = guest.hello().await?;
+        if hello.protocol != PROTOCOL_VERSION {
+            let versions = format!("agent speaks protocol {}, this daemon {PROTOCOL_VERSION}", hello.protocol);
+            return Err(Error::new(ErrorKind::Unsupported, versions));
+        }
+        Ok(guest)
+    }
+
+    /// Opens a stream, waiting for a connection if there is none.
+    async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Opened> {
+        loop {
+            let (reply, stream) = oneshot::channel();
+            if self.opens.send(reply).await.is_err() {
+                return Err(gone());
+            }
+            // An error means that the session ended while we waited in it: ask the next one.
+            if let Ok(stream) = stream.await {
+                let (reader, writer) = tokio::io::split(stream);
+                return Ok(Opened { reader: FrameReader::new(reader), writer, permit });
+            }
+        }
+    }
+
+    /// Opens a stream and sends its request.
+    async fn request(&self, permit: OwnedSemaphorePermit, request: &Request, doing: &str) -> Result<Opened> {
+        let mut opened = self.open(permit).await?;
+        write_header::<DaemonFrame>(&mut opened.writer, request).await.map_err(|e| self.stream_error(doing, e))?;
+        Ok(opened)
+    }
+
+    /// Reads the one reply header; a refusal becomes an error.
+    async fn reply(&self, opened: &mut Opened, doing: &str) -> Result<Reply> {
+        match opened.reader.header::<Reply>().await.map_err(|e| self.stream_error(doing, e))? {
+            Reply::Failed { kind, message } => Err(Error::caused_by(kind, doing, shorten(message))),
+            reply => Ok(reply),
+        }
+    }
+
+    async fn verb_permit(&self) -> Result<OwnedSemaphorePermit> {
+        self.verbs.clone().acquire_owned().await.map_err(|_| gone())
+    }
+
+    /// One request, one reply, within a deadline.
+    async fn call(&self, request: &Request, doing: &str, deadline: Duration) -> Result<Reply> {
+        within(deadline, doing, async {
+            let permit = self.verb_permit().await?;
+            let mut opened = self.request(permit, request, doing).await?;
+            self.reply(&mut opened, doing).await
+        })
+        .await
+    }
+
+    /// Turns a stream's failure into ours, and drops the session of an agent that breaks the protocol.
+    fn stream_error(&self, doing: &str, error: StreamError) -> Error {
+        stream_error(&self.broken, doing, error)
+    }
+
+    /// The agent answered something that does not belong to the question.
+    fn wrong_reply(&self, doing: &str) -> Error {
+        self.stream_error(doing, StreamError::Unexpected)
+    }
+
+    async fn wait_once(&self) -> Result<Exit> {
+        const DOING: &str = "wait for the main process";
+        let permit = self.verb_permit().await?;
+        let mut opened = self.request(permit, &Request::Wait, DOING).await?;
+        match self.reply(&mut opened, DOING).await? {
+            Reply::Exited(exit) => Ok(exit),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+}
+
+fn stream_error(broken: &Notify, doing: &str, error: StreamError) -> Error {
+    let kind = if error.is_protocol() {
+        broken.notify_one();
+        ErrorKind::Internal
+    } else {
+        ErrorKind::Unavailable
+    };
+    Error::caused_by(kind, doing, error)
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Unavailable, "the agent is gone")
+}
+
+fn shorten(mut message: String) -> String {
+    let end = (0..=MESSAGE_LEN_MAX).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    if message.len() > end {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+async fn within<T>(deadline: Duration, doing: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(deadline, work).await {
+        Ok(result) => result,
+        Err(_) => {
+            let waited = format!("{doing}: the agent did not answer within {} s", deadline.as_secs());
+            Err(Error::new(ErrorKind::Deadline, waited))
+        }
+    }
+}
+
+#[async_trait]
+impl Guest for AgentGuest {
+    async fn hello(&self) -> Result<Hello> {
+        const DOING: &str = "greet the agent";
+        match self.call(&Request::Hello, DOING, REPLY_DEADLINE).await? {
+            Reply::Hello(hello) => Ok(hello),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+
+    async fn start_main(&self, process: &ProcessSpec) -> Result<u32> {
+        const DOING: &str = "start the main process";
+        let request = Request::Start { process: process.clone() };
+        match self.call(&request, DOING, START_DEADLINE).await? {
+            Reply::Started { pid } => Ok(pid),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+
+    async fn wait_main(&self) -> Result<Exit> {
+        /// Between attempts over a connection that just broke; the session has its own, longer back-off.
+        const PAUSE: Duration = Duration::from_millis(20);
+        loop {
+            match self.wait_once().await {
+                // The connection broke, the agent may still be there: what it knows is kept.
+                Err(error) if error.kind == ErrorKind::Unavailable && !self.opens.is_closed() => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn lost(&self) -> String {
+        self.endpoint.gone().await
+    }
+
+    async fn output(&self, from: Offsets) -> Result<Box<dyn OutputReader>> {
+        const DOING: &str = "read the main process's output";
+        within(REPLY_DEADLINE, DOING, async {
+            let permit = self.verb_permit().await?;
+            let mut opened = self.request(permit, &Request::Output { from }, DOING).await?;
+            match self.reply(&mut opened, DOING).await? {
+                Reply::Output => {
+                    Ok(Box::new(output::Output::new(opened, from, self.broken.clone())) as Box<dyn OutputReader>)
+                }
+                _ => Err(self.wrong_reply(DOING)),
+            }
+        })
+        .await
+    }
+
+    async fn exec(&self, spec: &ExecSpec) -> Result<ExecSession> {
+        const DOING: &str = "execute in the sandbox";
+        let permit = self.execs.clone().try_acquire_owned().map_err(|_| {
+            Error::new(
+                ErrorKind::Exhausted,
+                format!("{EXECS_MAX} processes are already being executed in this sandbox"),
+            )
+        })?;
+        within(START_DEADLINE, DOING, async {
+            let mut opened = self.request(permit, &Request::Exec { spec: spec.clone() }, DOING).await?;
+            match self.reply(&mut opened, DOING).await? {
+                Reply::Started { pid } => Ok(exec::start(opened, pid, self.broken.clone())),
+                _ => Err(self.wrong_reply(DOING)),
+            }
+        })
+        .await
+    }
+
+    async fn signal_main(&self, signal: Signal) -> Result<()> {
+        const DOING: &str = "signal the main process";
+        match self.call(&Request::Signal { signal }, DOING, REPLY_DEADLINE).await? {
+            Reply::Done => Ok(()),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+
+    async fn processes(&self) -> Result<Vec<GuestProcess>> {
+        const DOING: &str = "list processes";
+        match self.call(&Request::Processes, DOING, REPLY_DEADLINE).await? {
+            Reply::Processes { processes } => Ok(processes),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+
+    async fn stats(&self) -> Result<GuestStats> {
+        const DOING: &str = "measure the sandbox";
+        match self.call(&Request::Stats, DOING, REPLY_DEADLINE).await? {
+            Reply::Stats(stats) => Ok(stats),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        const DOING: &str = "shut the agent down";
+        match self.call(&Request::Shutdown, DOING, SHUTDOWN_DEADLINE).await? {
+            Reply::Done => Ok(()),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+}
