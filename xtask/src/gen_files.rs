@@ -1,9 +1,19 @@
-//! Files that are generated from code. Each has a test named `…_is_up_to_date` that compares, and that writes when asked to.
+//! Files that are generated from code. Each has a test that compares, and that writes when `MOAT_REGENERATE` is set.
+
+use std::collections::BTreeSet;
 
 use crate::process;
+use crate::tidy::Tree;
 use crate::workspace::cargo;
 
-/// Runs those tests with the request to write.
+/// Runs the tests of every package that holds such a test, with the request to write.
 pub fn run() -> anyhow::Result<()> {
-    process::run(cargo().env("MOAT_REGENERATE", "1").args(["test", "--workspace", "--quiet", "is_up_to_date"]))
+    let tree = Tree::load()?;
+    let asked = concat!("MOAT_", "REGENERATE");
+    let holders: BTreeSet<&str> =
+        tree.rust().filter(|(_, text)| text.contains(asked)).filter_map(|(path, _)| tree.package_of(path)).collect();
+    for package in holders {
+        process::run(cargo().env(asked, "1").args(["test", "--quiet", "--package", package]))?;
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ mod tree;
 
 use anyhow::bail;
 
-use self::tree::Tree;
+pub use self::tree::Tree;
 
 /// Something a rule found: where, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]

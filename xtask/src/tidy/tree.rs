@@ -56,6 +56,13 @@ impl Tree {
         self.with_extension(".md")
     }
 
+    /// Name of the package a file belongs to.
+    pub fn package_of(&self, path: &str) -> Option<&str> {
+        let manifest = |dir: &Path| self.files.get(dir.join("Cargo.toml").to_str()?);
+        let text = Path::new(path).ancestors().skip(1).find_map(manifest)?;
+        text.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
+    }
+
     fn with_extension(&self, extension: &'static str) -> impl Iterator<Item = (&str, &str)> {
         self.files
             .iter()

@@ -227,8 +227,7 @@ pub fn markdown() -> String {
 const INTRODUCTION: &str = "\
 # Configuration of a node
 
-Generated from `crates/node/src/config/reference.rs`; a test fails if they differ (`MOAT_GEN=1 cargo test -p moat-node
-config` writes it anew).
+Generated from `crates/node/src/config/reference.rs`; a test fails if they differ; `cargo xtask gen` writes it anew.
 
 `moat node up --config FILE` reads TOML as below. A key that does not exist is an error that names its line. A file that is
 named `.json`, or begins with a brace, is read as a Nex 0.2.7 node configuration instead (see the end).
