@@ -17,6 +17,7 @@ pub mod error;
 pub mod events;
 pub mod guard;
 pub mod identity;
+pub mod jetstream;
 pub mod logfile;
 pub mod metrics;
 pub mod nats;

@@ -1,1 +1,0 @@
-//! Log files of workloads, and their rotation.
