@@ -95,6 +95,9 @@ pub enum LaunchReply {
     Started {
         /// Its process id on the host.
         pid: u32,
+        /// What is shown inside in another way than asked, for the operator.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
     },
     /// It could not be brought up.
     Failed {

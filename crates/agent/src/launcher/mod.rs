@@ -1,34 +1,70 @@
 //! `moat-agent launch`: from a configuration to a running agent.
 //!
-//! Single-threaded from beginning to end; see [`moat_agent::launch`] for what goes over standard input. Without a jail
-//! the launcher only moves itself into its cgroups, forks, and the child becomes the agent.
+//! Single-threaded from beginning to end; see [`moat_agent::launch`] for what goes over standard input. In order:
+//!
+//! 1. This process enters the sandbox's cgroups, so that everything after counts against them.
+//! 2. With a jail: in a mount namespace of its own it assembles the root ([`root`]), still as root of the host.
+//! 3. It copies itself into new namespaces ([`clone`]) and writes the id maps of the copy.
+//! 4. The copy mounts what only it can mount, leaves the host's mounts ([`inside`]), gives up what the agent does not need
+//!    ([`privileges`]), says that all went well, and becomes the agent.
+//! 5. This process answers with a pidfd of the copy, and ends.
+//!
+//! All mounts die with the mount namespaces: nothing is left on the host but the cgroups the driver made. If any step
+//! fails, or this process is killed, the copy ends too: it reads end of file where it expects the next word.
 
+mod clone;
+mod inside;
+mod kernel;
+mod mount;
+mod owner;
+mod privileges;
+mod root;
+mod tree;
 mod wire;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use moat_agent::launch::{LaunchConfig, LaunchReply};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, setsid};
+use moat_agent::launch::{AgentConfig, JailConfig, LaunchConfig, LaunchReply};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid,
+};
 
-use crate::sys::{Fork, fork};
+use clone::Side;
+
+/// Ids inside and outside map one to one from the base on.
+const ID_COUNT: u32 = 65_536;
+
+/// What each side says when the other may go on.
+const GO_ON: &[u8] = b"+";
 
 /// A step of the launch that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{stage}: {detail}")]
 pub struct LaunchError {
     /// Which step.
-    stage: &'static str,
+    stage: String,
     /// The path or value at fault and the errno's text.
     detail: String,
 }
 
 impl LaunchError {
     /// At this step, for this reason.
-    pub fn new(stage: &'static str, detail: impl std::fmt::Display) -> Self {
-        Self { stage, detail: detail.to_string() }
+    pub fn new(stage: &str, detail: impl std::fmt::Display) -> Self {
+        Self { stage: stage.to_owned(), detail: detail.to_string() }
     }
+
+    fn reply(self) -> LaunchReply {
+        LaunchReply::Failed { stage: self.stage, detail: self.detail }
+    }
+}
+
+/// An error at a step, about a path.
+fn at<'a, E: std::fmt::Display>(stage: &'a str, path: &'a Path) -> impl Fn(E) -> LaunchError + 'a {
+    move |error| LaunchError::new(stage, format!("{}: {error}", path.display()))
 }
 
 /// Entry of `moat-agent launch`.
@@ -36,9 +72,8 @@ pub fn main() -> ExitCode {
     match launch() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let reply = LaunchReply::Failed { stage: error.stage.to_owned(), detail: error.detail };
             // Nobody is left to tell if this fails; the exit code says that it did not work.
-            let _ = wire::reply(&reply, None);
+            let _ = wire::reply(&error.reply(), None);
             ExitCode::from(crate::OURS)
         }
     }
@@ -46,39 +81,132 @@ pub fn main() -> ExitCode {
 
 fn launch() -> Result<(), LaunchError> {
     let (config, listener) = wire::receive()?;
-    enter_cgroups(&config)?;
-    let (pid, pidfd) = start_agent(config, listener)?;
-    let started = LaunchReply::Started { pid: pid.as_raw_pid().unsigned_abs() };
-    wire::reply(&started, Some(pidfd.as_fd())).inspect_err(|_| {
-        // The daemon that asked is gone. What nobody knows of must not run.
-        let _ = kill_process(pid, Signal::KILL);
-    })
+    prepare(&config)?;
+    let LaunchConfig { jail, agent, .. } = config;
+    let notes = match &jail {
+        Some(jail) => assemble_apart(jail, &agent.default_user)?,
+        None => Vec::new(),
+    };
+    let failed = |e: rustix::io::Errno| LaunchError::new("socketpair", e);
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
+    let namespaces = if jail.is_some() { clone::CONTAINER } else { 0 };
+    match clone::clone3(namespaces).map_err(|e| LaunchError::new("clone3", e))? {
+        Side::Child => {
+            drop(ours);
+            child(jail.as_ref(), agent, listener, theirs)
+        }
+        Side::Parent { pid, pidfd } => {
+            drop(theirs);
+            let started = LaunchReply::Started { pid: pid.as_raw_pid().unsigned_abs(), notes };
+            let done = bring_up(pid, jail.as_ref(), &ours).and_then(|()| wire::reply(&started, Some(pidfd.as_fd())));
+            // What failed, or what nobody knows of because the daemon that asked is gone, must not run.
+            done.inspect_err(|_| end(&pidfd))
+        }
+    }
 }
 
-fn enter_cgroups(config: &LaunchConfig) -> Result<(), LaunchError> {
+/// What holds for this process and everything that comes of it.
+fn prepare(config: &LaunchConfig) -> Result<(), LaunchError> {
+    // Executed from a descriptor, the process would be named after its number.
+    rustix::thread::set_name(c"moat-agent").map_err(|e| LaunchError::new("set name", e))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     for path in &config.cgroup_procs {
-        std::fs::write(path, "0").map_err(|e| LaunchError::new("enter cgroup", at(path, &e)))?;
+        std::fs::write(path, "0").map_err(at("enter cgroup", path))?;
     }
-    Ok(())
+    let oom = Path::new("/proc/self/oom_score_adj");
+    std::fs::write(oom, "0").map_err(at("reset oom score", oom))?;
+    allow_files(config.agent.nofile)
 }
 
-fn start_agent(config: LaunchConfig, listener: OwnedFd) -> Result<(Pid, OwnedFd), LaunchError> {
-    if config.jail.is_some() {
-        return Err(LaunchError::new("jail", "this launcher builds no namespaces"));
+/// Raises the hard limit of open files if the agent is to set a higher one: inside a user namespace nobody may.
+fn allow_files(wanted: u64) -> Result<(), LaunchError> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.maximum.is_none_or(|maximum| maximum >= wanted) {
+        return Ok(());
     }
-    match fork().map_err(|e| LaunchError::new("fork", e))? {
-        Fork::Child => {
-            // A session of its own: signals to the daemon's terminal are not for it. Fails only for a group leader.
-            let _ = setsid();
-            crate::agent::run(config.agent, listener)
+    let raised = Rlimit { current: limit.current, maximum: Some(wanted) };
+    rustix::process::setrlimit(Resource::Nofile, raised)
+        .map_err(|e| LaunchError::new("raise limit of open files", format!("{wanted}: {e}")))
+}
+
+fn assemble_apart(jail: &JailConfig, user: &str) -> Result<Vec<String>, LaunchError> {
+    kernel::own_mounts().map_err(|e| LaunchError::new("unshare mounts", e))?;
+    root::assemble(jail, user)
+}
+
+/// The parent's part after the copy exists: its id maps, the word to go on, and its answer.
+fn bring_up(pid: Pid, jail: Option<&JailConfig>, report: &OwnedFd) -> Result<(), LaunchError> {
+    if let Some(jail) = jail {
+        for kind in ["uid_map", "gid_map"] {
+            let path = Path::new("/proc").join(pid.as_raw_pid().to_string()).join(kind);
+            std::fs::write(&path, format!("0 {} {ID_COUNT}\n", jail.uid_base)).map_err(at("map ids", &path))?;
         }
-        Fork::Parent(pid) => {
-            let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| LaunchError::new("pidfd_open", e))?;
-            Ok((pid, pidfd))
-        }
+    }
+    send(report, GO_ON, SendFlags::NOSIGNAL).map_err(|e| LaunchError::new("start the agent", e))?;
+    let mut answer = [0_u8; 4096];
+    let (length, _) =
+        recv(report, &mut answer[..], RecvFlags::empty()).map_err(|e| LaunchError::new("start the agent", e))?;
+    match answer.get(..length) {
+        Some(GO_ON) => Ok(()),
+        Some([]) | None => Err(LaunchError::new("start the agent", "it ended without a word")),
+        Some(text) => Err(match serde_json::from_slice(text) {
+            Ok(LaunchReply::Failed { stage, detail }) => LaunchError { stage, detail },
+            Ok(LaunchReply::Started { .. }) | Err(_) => LaunchError::new("start the agent", "it said nonsense"),
+        }),
     }
 }
 
-fn at(path: &Path, error: &std::io::Error) -> String {
-    format!("{}: {error}", path.display())
+/// Kills and collects the copy, and with it everything in its namespaces.
+fn end(pidfd: &OwnedFd) {
+    // It may have ended by itself; then there is nothing to kill and only the status to collect.
+    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+}
+
+/// The copy's life up to the agent's.
+fn child(jail: Option<&JailConfig>, agent: AgentConfig, listener: OwnedFd, report: OwnedFd) -> ! {
+    let mut word = [0_u8; 1];
+    // End of file: the parent failed, and has said why.
+    if !matches!(recv(&report, &mut word[..], RecvFlags::empty()), Ok((1, _))) {
+        std::process::exit(i32::from(crate::OURS));
+    }
+    if let Err(error) = prepare_inside(jail, &agent) {
+        fail(&report, error);
+    }
+    let (listener, report) = match kernel::keep_only(listener, report) {
+        Ok(kept) => kept,
+        Err(error) => {
+            // The report channel may be closed by now. The parent then reads end of file, which is an answer too.
+            eprintln!("moat-agent: close descriptors: {error}");
+            std::process::exit(i32::from(crate::OURS))
+        }
+    };
+    if send(&report, GO_ON, SendFlags::NOSIGNAL).is_err() {
+        std::process::exit(i32::from(crate::OURS));
+    }
+    drop(report);
+    crate::agent::run(agent, listener)
+}
+
+fn prepare_inside(jail: Option<&JailConfig>, agent: &AgentConfig) -> Result<(), LaunchError> {
+    // A session of its own: signals to the daemon's terminal are not for it.
+    rustix::process::setsid().map_err(|e| LaunchError::new("setsid", e))?;
+    if let Some(jail) = jail {
+        inside::enter(jail)?;
+    }
+    if let Some(capabilities) = agent.capabilities {
+        privileges::reduce(capabilities)?;
+    }
+    // Nobody who is not root of the host looks into the agent's memory or descriptors.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|e| LaunchError::new("hide memory", e))
+}
+
+fn fail(report: &OwnedFd, error: LaunchError) -> ! {
+    if let Ok(text) = serde_json::to_vec(&error.reply()) {
+        // If nobody listens any more, ending is all that is left to do.
+        let _ = send(report, &text, SendFlags::NOSIGNAL);
+    }
+    std::process::exit(i32::from(crate::OURS))
 }

@@ -1,0 +1,84 @@
+//! System calls without a safe wrapper, each behind a safe function.
+
+#![expect(unsafe_code, reason = "unshare, ioctl, keyctl and taking over descriptors by number have no safe wrappers")]
+
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+/// Gives this process a mount namespace of its own.
+pub fn own_mounts() -> io::Result<()> {
+    // SAFETY: only file descriptor sharing makes unsharing unsafe, and that is not asked for.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?)
+}
+
+/// `KEYCTL_JOIN_SESSION_KEYRING` of linux/keyctl.h.
+const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+
+/// Leaves the session keyring of the daemon for a new, empty one. A kernel without keys has nothing to leave.
+pub fn new_session_keyring() -> io::Result<()> {
+    // SAFETY: a null name asks for an anonymous keyring; no memory is passed.
+    let result =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    match result {
+        -1 => Err(io::Error::last_os_error()).or_else(|e| match e.raw_os_error() {
+            Some(libc::ENOSYS) => Ok(()),
+            _ => Err(e),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the one interface of a new network namespace up.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: all-zero is a valid value of this plain structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the request names an interface and outlives both calls; the kernel fills and reads its flags.
+    unsafe {
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// First numbers after standard input, output and error.
+const LISTENER: RawFd = 3;
+const REPORT: RawFd = 4;
+
+/// Closes every descriptor but these two, which get the first free numbers, and points the standard ones at `/dev/null`.
+///
+/// The caller holds no other descriptor it would use or close after this.
+pub fn keep_only(listener: OwnedFd, report: OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    // Out of the way of the numbers they will get, whatever those are now.
+    let above = REPORT + 1;
+    let listener = rustix::io::fcntl_dupfd_cloexec(listener, above)?.into_raw_fd();
+    let report = rustix::io::fcntl_dupfd_cloexec(report, above)?.into_raw_fd();
+    drop(null);
+    // SAFETY: both sources are open and owned here; what the targets were is closed by the call, and nobody uses them.
+    unsafe {
+        for (from, to) in [(listener, LISTENER), (report, REPORT)] {
+            if libc::dup3(from, to, libc::O_CLOEXEC) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if libc::syscall(libc::SYS_close_range, above, libc::c_uint::MAX, 0) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((OwnedFd::from_raw_fd(LISTENER), OwnedFd::from_raw_fd(REPORT)))
+    }
+}

@@ -1,0 +1,257 @@
+//! Assembling a container's root, in the launcher's own mount namespace and the host's user namespace.
+//!
+//! Everything the sandbox may write lies in one tmpfs of limited size on the jail's mount point:
+//!
+//! ```text
+//! <mount point>/            tmpfs
+//!   root/                   what becomes `/`
+//!   layers/<n>/upper, work  private layer over the n-th host directory; out of the sandbox's reach
+//!   empty/                  what masked directories show
+//! ```
+//!
+//! Mounts made here are locked when they are copied into the sandbox's mount namespace, which belongs to another user
+//! namespace: nothing in there can unmount them or take their flags away, whatever capabilities it was given.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use moat_agent::launch::{BindConfig, HostPath, JailConfig};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, mount_change};
+
+use super::mount::{self, INERT, Reach};
+use super::tree::{Owner, Tree, below};
+use super::{LaunchError, at};
+
+/// Devices every sandbox has.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// Links every `/dev` has.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("dev/fd", "/proc/self/fd"),
+    ("dev/stdin", "/proc/self/fd/0"),
+    ("dev/stdout", "/proc/self/fd/1"),
+    ("dev/stderr", "/proc/self/fd/2"),
+    ("dev/ptmx", "pts/ptmx"),
+];
+
+/// Room for `/dev` itself: a few links, sockets such as `/dev/log`, no data.
+const DEV_BYTES: &str = "65536";
+
+/// The size container engines have agreed on.
+const SHM_BYTES: &str = "67108864";
+
+/// `/private` holds what the agent may need to keep from programs: small files.
+const PRIVATE_BYTES: u64 = 1 << 20;
+
+/// A tmpfs of secrets holds few and small files.
+const SECRET_FILES: &str = "1024";
+
+/// A file of a tmpfs costs kernel memory even if it is empty. One for each page of its size is the kernel's own ratio.
+const BYTES_PER_INODE: u64 = 4096;
+const INODES_MIN: u64 = 4096;
+
+/// Builds the root and makes it the working directory, which is how the child finds it in its copy of the namespace.
+/// Returns what the operator should know: what is shown in another way than asked.
+pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Vec<String>, LaunchError> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|e| LaunchError::new("make mounts private", e))?;
+    let base = writable_layer(jail)?;
+    let owner = Owner { uid: jail.uid_base, gid: jail.uid_base };
+    let own = Tree::new(base, owner);
+    let root = own.directory(Path::new("root"), Mode::from_raw_mode(0o755)).map_err(at("root", &jail.mount_point))?;
+    own.directory(Path::new("empty"), Mode::from_raw_mode(0o555)).map_err(at("root", &jail.mount_point))?;
+    let host = Tree::new(
+        own.directory(Path::new("layers"), Mode::from_raw_mode(0o700)).map_err(at("root", &jail.mount_point))?,
+        owner,
+    );
+    let root = Tree::new(root, owner);
+
+    let mut notes = Vec::new();
+    let mut paths: Vec<&HostPath> = jail.host_paths.iter().collect();
+    // Parents before what lies in them.
+    paths.sort_by(|a, b| a.target.cmp(&b.target));
+    for (index, path) in paths.into_iter().enumerate() {
+        notes.extend(host_path(&root, &host, index, path)?);
+    }
+    standard_directories(&root)?;
+    devices(&root)?;
+    secrets(&root, jail, super::owner::of(&root, task_user, jail.uid_base)?)?;
+    for config in &jail.binds {
+        bind(&root, config)?;
+    }
+    rustix::process::fchdir(root.root()).map_err(|e| LaunchError::new("enter root", e))?;
+    Ok(notes)
+}
+
+/// The sandbox's only disk: memory, counted against its memory limit.
+fn writable_layer(jail: &JailConfig) -> Result<OwnedFd, LaunchError> {
+    let (size, id) = (jail.writable_bytes.to_string(), jail.uid_base.to_string());
+    let inodes = (jail.writable_bytes / BYTES_PER_INODE).max(INODES_MIN).to_string();
+    let options = [("size", size.as_str()), ("nr_inodes", &inodes), ("mode", "0755"), ("uid", &id), ("gid", &id)];
+    let layer = mount::filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NODEV)
+        .map_err(at("writable layer", &jail.mount_point))?;
+    let place = open_dir(&jail.mount_point).map_err(at("writable layer", &jail.mount_point))?;
+    mount::attach(&layer, place.as_fd()).map_err(at("writable layer", &jail.mount_point))?;
+    Ok(layer)
+}
+
+/// Shows one host path: a directory under a private layer, a file read-only, a link as it is, nothing if it is missing.
+fn host_path(root: &Tree, layers: &Tree, index: usize, path: &HostPath) -> Result<Option<String>, LaunchError> {
+    let stage = "host path";
+    let (source, target) = (path.source.as_path(), below(&path.target));
+    let found = match fs::symlink_metadata(source) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(at(stage, source)(e)),
+    };
+    let kind = found.file_type();
+    if kind.is_symlink() {
+        let to = fs::read_link(source).map_err(at(stage, source))?;
+        root.symlink(target, &to).map_err(at(stage, &path.target))?;
+        return Ok(None);
+    }
+    if kind.is_file() {
+        let copy = mount::bind(CWD, source, Reach::One, READ_ONLY).map_err(at(stage, source))?;
+        let place = root.file(target).map_err(at(stage, &path.target))?;
+        mount::attach(&copy, place.as_fd()).map_err(at(stage, &path.target))?;
+        return Ok(None);
+    }
+    if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
+        return Ok(Some(format!("host path {}: sockets, pipes and devices are not shown", source.display())));
+    }
+    let mode = Mode::from_raw_mode(found.mode() & 0o1777);
+    let place = root.directory(target, mode).map_err(at(stage, &path.target))?;
+    let (shown, note) = match overlay(layers, index, source, mode) {
+        Ok(overlay) => (overlay, None),
+        Err(error) => {
+            let note = format!("host path {}: no private layer over it ({error}): shown read-only", source.display());
+            (mount::bind(CWD, source, Reach::Tree, READ_ONLY).map_err(at(stage, source))?, Some(note))
+        }
+    };
+    mount::attach(&shown, place.as_fd()).map_err(at(stage, &path.target))?;
+    Ok(note)
+}
+
+const READ_ONLY: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_RDONLY.union(MountAttrFlags::MOUNT_ATTR_NOSUID).union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// The host directory below, a private layer above.
+///
+/// The directory below is not id-mapped: to everybody in the sandbox its files belong to nobody they could become, so only
+/// the permissions for others apply, and a file only the host's root may read stays unreadable. The top directory of the
+/// layer belongs to the sandbox's root, so that files can be added to and replaced in the mapped directory itself.
+/// Mounts below the host directory are not part of an overlay.
+fn overlay(layers: &Tree, index: usize, source: &Path, mode: Mode) -> io::Result<OwnedFd> {
+    let lower = open_dir(source)?;
+    let upper = layers.directory(&PathBuf::from(format!("{index}/upper")), mode)?;
+    let work = layers.directory(&PathBuf::from(format!("{index}/work")), Mode::from_raw_mode(0o700))?;
+    // Paths through descriptors: no escaping of ':' and ',', and the thing looked at is the thing shown.
+    let [lower, upper, work] = [&lower, &upper, &work].map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let options = [
+        ("lowerdir", lower.as_str()),
+        ("upperdir", &upper),
+        ("workdir", &work),
+        // Inode numbers need not be unique across layers, nothing is exported, nothing survives: no bookkeeping.
+        ("xino", "off"),
+        ("index", "off"),
+        ("metacopy", "off"),
+        ("redirect_dir", "nofollow"),
+        ("volatile", ""),
+    ];
+    mount::filesystem("overlay", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
+/// The layout every sandbox has, whatever its template.
+fn standard_directories(root: &Tree) -> Result<(), LaunchError> {
+    const DIRECTORIES: [(&str, u32); 11] = [
+        ("/alloc", 0o777),
+        ("/alloc/logs", 0o755),
+        ("/alloc/tmp", 0o1777),
+        ("/alloc/data", 0o777),
+        ("/dev", 0o755),
+        ("/local", 0o777),
+        ("/private", 0o700),
+        ("/proc", 0o555),
+        ("/secrets", 0o700),
+        ("/sys", 0o555),
+        ("/tmp", 0o1777),
+    ];
+    for (path, mode) in DIRECTORIES {
+        root.directory(below(Path::new(path)), Mode::from_raw_mode(mode))
+            .map_err(at("directories", Path::new(path)))?;
+    }
+    Ok(())
+}
+
+fn devices(root: &Tree) -> Result<(), LaunchError> {
+    let stage = "devices";
+    let owner = root.owner();
+    let ids = [owner.uid.to_string(), owner.gid.to_string()];
+    let [uid, gid] = &ids;
+    let shown = |options: &[(&str, &str)], flags, path: &str| -> Result<(), LaunchError> {
+        let made = mount::filesystem("tmpfs", options, flags).map_err(at(stage, Path::new(path)))?;
+        let place =
+            root.directory(below(Path::new(path)), Mode::from_raw_mode(0o755)).map_err(at(stage, Path::new(path)))?;
+        mount::attach(&made, place.as_fd()).map_err(at(stage, Path::new(path)))
+    };
+    let dev = [("size", DEV_BYTES), ("nr_inodes", SECRET_FILES), ("mode", "0755"), ("uid", uid), ("gid", gid)];
+    shown(&dev, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC, "/dev")?;
+    for name in DEVICES {
+        let host = Path::new("/dev").join(name);
+        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let copy = mount::bind(CWD, &host, Reach::One, flags).map_err(at(stage, &host))?;
+        let place = root.file(below(&host)).map_err(at(stage, &host))?;
+        mount::attach(&copy, place.as_fd()).map_err(at(stage, &host))?;
+    }
+    for (path, to) in DEVICE_LINKS {
+        root.symlink(Path::new(path), Path::new(to)).map_err(at(stage, Path::new(path)))?;
+    }
+    for path in ["/dev/pts", "/dev/mqueue"] {
+        root.directory(below(Path::new(path)), Mode::from_raw_mode(0o755)).map_err(at(stage, Path::new(path)))?;
+    }
+    shown(&[("size", SHM_BYTES), ("mode", "1777"), ("uid", uid), ("gid", gid)], INERT, "/dev/shm")
+}
+
+/// `/secrets` for the task's user alone, `/private` for the agent alone. Neither is ever written to swap.
+fn secrets(root: &Tree, jail: &JailConfig, task: Owner) -> Result<(), LaunchError> {
+    for (path, owner, bytes) in [("/secrets", task, jail.secrets_bytes), ("/private", root.owner(), PRIVATE_BYTES)] {
+        let path = Path::new(path);
+        let (size, uid, gid) = (bytes.to_string(), owner.uid.to_string(), owner.gid.to_string());
+        let options = [
+            ("noswap", ""),
+            ("size", &size),
+            ("nr_inodes", SECRET_FILES),
+            ("mode", "0700"),
+            ("uid", &uid),
+            ("gid", &gid),
+        ];
+        // Kernels before 6.4 do not know `noswap`; there the sandbox's own swap limit of zero has to do.
+        let made = mount::filesystem("tmpfs", &options, INERT)
+            .or_else(|_| mount::filesystem("tmpfs", options.get(1..).unwrap_or_default(), INERT))
+            .map_err(at("secrets", path))?;
+        let place = root.open(below(path)).map_err(at("secrets", path))?;
+        mount::attach(&made, place.as_fd()).map_err(at("secrets", path))?;
+    }
+    Ok(())
+}
+
+/// A single file or directory of the host.
+fn bind(root: &Tree, config: &BindConfig) -> Result<(), LaunchError> {
+    let mut flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, config.read_only);
+    flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !config.exec);
+    let target = below(&config.target);
+    let is_dir = fs::metadata(&config.source).map_err(at("bind", &config.source))?.is_dir();
+    let copy = mount::bind(CWD, &config.source, Reach::One, flags).map_err(at("bind", &config.source))?;
+    let place = if is_dir { root.directory(target, Mode::from_raw_mode(0o755)) } else { root.file(target) };
+    let place = place.map_err(at("bind", &config.target))?;
+    mount::attach(&copy, place.as_fd()).map_err(at("bind", &config.target))
+}
+
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    Ok(openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
