@@ -1,12 +1,27 @@
 //! The life of a sandbox.
 //!
 //! Five things are kept apart: what the user wants, whether a request may be taken ([`admission`]), what is true here
-//! (the phase in `State`), what must be undone (its leases) and what others see ([`SandboxView`]).
+//! ([`Phase`] in [`State`]), what must be undone (its leases) and what others see ([`SandboxView`]).
+//! [`step`] holds every rule; [`table`] draws it.
 
+pub mod admission;
 pub mod deadlines;
+mod descent;
+pub mod event;
+mod recovery;
+pub mod state;
+pub mod step;
+pub mod table;
 pub mod timeline;
 pub mod view;
 
+#[cfg(test)]
+mod tests;
+
+pub use admission::{Admission, Reason, admission};
 pub use deadlines::Deadlines;
+pub use event::{Effect, Event, Fact, MainSeen, Request};
+pub use state::{Ask, Phase, Rung, StartStep, State, Stopping, Then};
+pub use step::step;
 pub use timeline::{Step, Timeline};
 pub use view::{PhaseName, SandboxView};

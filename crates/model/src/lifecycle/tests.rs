@@ -1,0 +1,527 @@
+//! The life of a sandbox under random histories, and the named cases a reader wants to see first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::table::{TABLE, Transition};
+use super::*;
+use crate::spec::{Network, Resources, RootSpec, Security, Signal, StopSpec};
+use crate::{Cause, Exit, Isolation, LeaseState, Namespace, ProcessSpec, Resource, SandboxId, SandboxSpec, Timestamp};
+
+fn spec(main: bool, timeout: Option<Duration>) -> SandboxSpec {
+    let process = ProcessSpec { command: "app".into(), args: vec![], env: BTreeMap::new(), cwd: None, user: None };
+    SandboxSpec {
+        namespace: Namespace::default_namespace(),
+        labels: BTreeMap::new(),
+        isolation: Isolation::Container,
+        root: RootSpec::Scratch,
+        artifact: None,
+        log_dir: None,
+        main: main.then_some(process),
+        stop: StopSpec::default(),
+        resources: Resources::default(),
+        security: Security::default(),
+        network: Network::Isolated,
+        forwards: vec![],
+        timeout,
+    }
+}
+
+fn accepted(main: bool, timeout: Option<Duration>) -> State {
+    let id = SandboxId::from_parts(Timestamp::from_millis(1), [0; 10]);
+    State::accepted(id, spec(main, timeout), "fake", Isolation::Container, Deadlines::default(), ms(0))
+}
+
+fn ms(at: i64) -> Timestamp {
+    Timestamp::from_millis(at)
+}
+
+fn resources() -> Vec<Resource> {
+    vec![
+        Resource::UidRange { base: 1 << 30, count: 1 << 16 },
+        Resource::Directory { path: PathBuf::from("/run/moat/x") },
+        Resource::Cgroup { name: "x".into() },
+    ]
+}
+
+fn feed(state: &mut State, at: i64, fact: Fact) -> Vec<Effect> {
+    let (next, effects) = step(state, Event::new(ms(at), fact));
+    *state = next;
+    effects
+}
+
+fn running() -> State {
+    let mut state = accepted(true, None);
+    for fact in [Fact::Planned(resources()), Fact::Created, Fact::AgentReady, Fact::MainStarted] {
+        feed(&mut state, 10, fact);
+    }
+    assert_eq!(state.phase.spot(), "running");
+    state
+}
+
+#[test]
+fn a_whole_life() {
+    let mut state = accepted(true, None);
+    assert_eq!(feed(&mut state, 1, Fact::Planned(resources())), [Effect::Create]);
+    assert!(state.leases.iter().all(|lease| lease.state == LeaseState::Intended));
+    assert_eq!(feed(&mut state, 2, Fact::Created), [Effect::StartAgent]);
+    assert!(state.leases.iter().all(|lease| lease.state == LeaseState::Held));
+    assert_eq!(feed(&mut state, 3, Fact::AgentReady), [Effect::WatchAgent, Effect::StartMain]);
+    assert_eq!(feed(&mut state, 4, Fact::MainStarted), [Effect::WatchMain]);
+    assert_eq!(feed(&mut state, 5, Fact::MainExited(Exit::code(3))), []);
+    assert_eq!(feed(&mut state, 6, Fact::Drained), [Effect::Destroy { polite: true }]);
+    assert_eq!(feed(&mut state, 7, Fact::Destroyed), [Effect::Measure]);
+    for resource in resources().into_iter().rev() {
+        let fact = if state.leases.len() == 3 && state.phase.spot() == "stopping/measuring" {
+            Fact::Measured { oom_kills: Some(0) }
+        } else {
+            Fact::Ticked
+        };
+        let effects = feed(&mut state, 8, fact);
+        assert!(effects.is_empty() || effects == [Effect::Release(resource.clone())]);
+        feed(&mut state, 9, Fact::Released(resource));
+    }
+    let view = state.view();
+    assert_eq!((view.phase, view.cause, view.exit), (PhaseName::Stopped, Some(Cause::Exited), Some(Exit::code(3))));
+    let told: Vec<&str> = state.timeline.steps().iter().map(|s| s.what.as_str()).collect();
+    assert_eq!(told.first(), Some(&"accepted"));
+    assert_eq!(told.last(), Some(&"exited"));
+}
+
+#[test]
+fn a_second_stop_never_gives_more_time_but_may_give_less() {
+    let stop = |grace| Fact::Requested(Request::Stop(StopSpec { signal: Signal::TERM, grace }));
+    let mut state = running();
+    feed(&mut state, 100, stop(Duration::from_secs(10)));
+    assert_eq!(state.deadline(), Some(ms(10_100)));
+    feed(&mut state, 200, stop(Duration::from_secs(60)));
+    assert_eq!(state.deadline(), Some(ms(10_100)));
+    feed(&mut state, 300, stop(Duration::from_secs(1)));
+    assert_eq!(state.deadline(), Some(ms(1_300)));
+    assert_eq!(feed(&mut state, 1_299, Fact::Ticked), []);
+    assert_eq!(feed(&mut state, 1_300, Fact::Ticked), [Effect::Signal(Signal::KILL)]);
+}
+
+#[test]
+fn the_clock_of_a_stop_survives_a_restart() {
+    let mut state = running();
+    feed(&mut state, 100, Fact::Requested(Request::Stop(StopSpec::default())));
+    assert_eq!(feed(&mut state, 2_000, Fact::Restarted), [Effect::Recover { thaw: false }]);
+    feed(&mut state, 2_001, Fact::Adopted(MainSeen::Running));
+    assert_eq!((state.phase.spot(), state.deadline()), ("stopping/asking", Some(ms(5_100))));
+}
+
+#[test]
+fn death_for_memory_is_told_apart() {
+    for (exit, kills, cause) in [
+        (Exit::signal(9), 1, Cause::OutOfMemory),
+        (Exit::signal(9), 0, Cause::Exited),
+        (Exit::code(1), 1, Cause::Exited),
+        (Exit::code(137), 1, Cause::OutOfMemory),
+    ] {
+        let mut state = running();
+        for fact in [Fact::MainExited(exit), Fact::Drained, Fact::Destroyed, Fact::Measured { oom_kills: Some(kills) }]
+        {
+            feed(&mut state, 20, fact);
+        }
+        for resource in resources().into_iter().rev() {
+            feed(&mut state, 21, Fact::Released(resource));
+        }
+        let view = state.view();
+        assert_eq!(view.cause.as_ref(), Some(&cause), "{exit:?} {kills}");
+        assert_eq!(view.exit.map(|e| e.oom_killed), Some(cause == Cause::OutOfMemory));
+    }
+}
+
+#[test]
+fn a_failed_release_is_kept_and_tried_again() {
+    let mut state = running();
+    for fact in [Fact::AgentLost("gone".into()), Fact::Destroyed, Fact::Measured { oom_kills: None }] {
+        feed(&mut state, 20, fact);
+    }
+    let last = Resource::Cgroup { name: "x".into() };
+    feed(&mut state, 20, Fact::ReleaseFailed(last.clone(), "busy".into()));
+    assert_eq!(state.leases.len(), 3);
+    assert_eq!(state.deadline(), Some(ms(120)));
+    assert_eq!(feed(&mut state, 120, Fact::Ticked), [Effect::Release(last.clone())]);
+    feed(&mut state, 121, Fact::ReleaseFailed(last.clone(), "busy".into()));
+    assert_eq!(state.deadline(), Some(ms(321)), "waits double");
+    feed(&mut state, 321, Fact::Ticked);
+    feed(&mut state, 322, Fact::Released(last));
+    assert_eq!(state.leases.len(), 2);
+}
+
+/// A world that answers effects as it likes, driven by bytes.
+struct World {
+    start: State,
+    state: State,
+    pending: Vec<Effect>,
+    journal: Vec<Event>,
+    now: i64,
+    terminal_views: u32,
+    forgotten: bool,
+}
+
+impl World {
+    fn new(state: State) -> Self {
+        Self {
+            start: state.clone(),
+            state,
+            pending: vec![],
+            journal: vec![],
+            now: 0,
+            terminal_views: 0,
+            forgotten: false,
+        }
+    }
+
+    fn event(&mut self, fact: Fact) {
+        self.now += 1;
+        let event = Event::new(ms(self.now), fact.clone());
+        let before = self.state.clone();
+        let promise =
+            if let Fact::Requested(request) = &fact { Some(admission(&before, request, event.at)) } else { None };
+        let (after, effects) = step(&before, event.clone());
+        self.journal.push(event);
+
+        if before == after {
+            assert!(effects.is_empty() || fact == Fact::Restarted, "{fact:?} has effects but changes nothing");
+        } else {
+            assert!(after.generation > before.generation);
+        }
+        if let (Some(promise), false) = (promise, fact == Fact::Requested(Request::Use)) {
+            assert_eq!(promise == Admission::Accept, before != after, "{promise:?} but {fact:?} in {:?}", before.phase);
+        }
+        if before.is_terminal() {
+            assert_eq!(before.view(), after.view(), "a terminal view changed by {fact:?}");
+        } else if after.is_terminal() {
+            self.terminal_views += 1;
+            assert!(after.leases.is_empty(), "ended with leases");
+        }
+        if before.view() != after.view() {
+            assert!(after.view().generation > before.view().generation);
+        }
+        if before.phase.spot() != after.phase.spot() {
+            let arrow = Transition { from: before.phase.spot(), on: fact.name(), to: after.phase.spot() };
+            assert!(TABLE.binary_search(&arrow).is_ok(), "{arrow:?} is not in the table");
+        }
+        if fact == Fact::Restarted || matches!(fact, Fact::ActorBroken(_)) {
+            self.pending.clear();
+        }
+        self.forgotten |= effects.contains(&Effect::Forget);
+        self.pending.extend(effects);
+        self.state = after;
+    }
+
+    fn answer(&mut self, pick: u8, luck: u8) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let effect = self.pending.remove(usize::from(pick) % self.pending.len());
+        let bad = luck.is_multiple_of(6);
+        let oops = || "oops".to_owned();
+        let fact = match effect {
+            Effect::Create if bad => Fact::CreateFailed(oops()),
+            Effect::Create => Fact::Created,
+            Effect::StartAgent if bad => Fact::AgentStartFailed(oops()),
+            Effect::StartAgent => Fact::AgentReady,
+            Effect::StartMain if bad => Fact::MainStartFailed(oops()),
+            Effect::StartMain => Fact::MainStarted,
+            Effect::AbandonStart => {
+                let at = self
+                    .pending
+                    .iter()
+                    .position(|e| matches!(e, Effect::Create | Effect::StartAgent | Effect::StartMain));
+                match at {
+                    Some(at) if bad => return self.answer(u8::try_from(at).unwrap(), 1),
+                    Some(at) => {
+                        self.pending.remove(at);
+                    }
+                    None => {}
+                }
+                Fact::StartAbandoned
+            }
+            Effect::WatchAgent if bad => Fact::AgentLost(oops()),
+            Effect::WatchMain if bad => Fact::Drained,
+            Effect::WatchMain => Fact::MainExited(Exit::code(i32::from(luck))),
+            Effect::Signal(_) if bad => Fact::SignalFailed(oops()),
+            Effect::Signal(Signal::KILL) => Fact::MainExited(Exit::signal(9)),
+            Effect::WatchAgent | Effect::Signal(_) => return,
+            Effect::Freeze if bad => Fact::FreezeFailed(oops()),
+            Effect::Freeze => Fact::Frozen,
+            Effect::Thaw if bad => Fact::ThawFailed(oops()),
+            Effect::Thaw => Fact::Thawed,
+            Effect::Destroy { .. } if bad => Fact::DestroyFailed(oops()),
+            Effect::Destroy { .. } => Fact::Destroyed,
+            Effect::Measure => Fact::Measured { oom_kills: Some(u64::from(luck % 3)) },
+            Effect::Release(resource) if bad => Fact::ReleaseFailed(resource, oops()),
+            Effect::Release(resource) => Fact::Released(resource),
+            Effect::Recover { .. } => match luck % 6 {
+                0 => Fact::RecoverFailed(oops()),
+                1 => Fact::FoundGone(oops()),
+                2 => Fact::Adopted(MainSeen::Idle),
+                3 => Fact::Adopted(MainSeen::Exited(Exit::code(0))),
+                _ => Fact::Adopted(MainSeen::Running),
+            },
+            Effect::Forget => return,
+        };
+        self.event(fact);
+    }
+
+    fn turn(&mut self, what: u8, pick: u8, luck: u8) {
+        let grace = Duration::from_millis(u64::from(luck) * 20);
+        match what % 20 {
+            0 => self.event(Fact::Requested(Request::Stop(StopSpec { signal: Signal::TERM, grace }))),
+            1 if luck.is_multiple_of(2) => self.event(Fact::Requested(Request::Kill)),
+            2 if luck.is_multiple_of(4) => self.event(Fact::Requested(Request::Delete)),
+            3 | 4 => self.event(Fact::Requested(Request::Pause)),
+            5 => self.event(Fact::Requested(Request::Resume)),
+            6 => self.event(Fact::Requested(Request::Use)),
+            7 => self.event(Fact::Restarted),
+            8 if luck.is_multiple_of(8) => self.event(Fact::ActorBroken("broke".into())),
+            8 if luck.is_multiple_of(3) => self.event(Fact::RecordUnwritable("full".into())),
+            9 => self.pass_time(),
+            10 if luck < 64 => {
+                // A moment in which nothing answered for long.
+                self.now += self.state.deadline().map_or(0, |due| due.as_millis() - self.now).max(0);
+                self.answer(pick, luck);
+            }
+            10 => self.event(Fact::Drained),
+            _ => self.answer(pick, luck),
+        }
+        if self.state.phase == Phase::Pending {
+            self.event(Fact::Planned(resources()));
+        }
+    }
+
+    fn pass_time(&mut self) {
+        if let Some(due) = self.state.deadline() {
+            self.now = self.now.max(due.as_millis());
+        }
+        self.event(Fact::Ticked);
+    }
+
+    /// From here on everything works: it must come to its end.
+    fn come_to_an_end(&mut self) {
+        self.event(Fact::Requested(Request::Delete));
+        for _ in 0..200 {
+            if self.forgotten {
+                break;
+            }
+            if self.pending.is_empty() {
+                self.pass_time();
+            } else {
+                self.answer(0, 1);
+            }
+        }
+        assert!(self.forgotten, "stuck in {:?} with {:?}", self.state.phase, self.pending);
+        assert!(self.state.is_terminal());
+        assert!(self.state.leases.is_empty());
+        assert_eq!(self.terminal_views, 1);
+    }
+}
+
+fn check_history(main: bool, timeout: Option<u16>, turns: &[(u8, u8, u8)]) -> World {
+    let start = accepted(main, timeout.map(|t| Duration::from_millis(u64::from(t))));
+    let mut world = World::new(start);
+    if turns.first().is_none_or(|(_, _, luck)| *luck >= 16) {
+        world.event(Fact::Planned(resources()));
+    }
+    for (what, pick, luck) in turns {
+        world.turn(*what, *pick, *luck);
+    }
+    world.come_to_an_end();
+    world
+}
+
+fn check_replay(world: &World) {
+    let (mut replayed, mut stored) = (world.start.clone(), world.start.clone());
+    // The journal alone gives the same state; so does one that was written down and read back at every step.
+    for event in &world.journal {
+        replayed = step(&replayed, event.clone()).0;
+        let text = serde_json::to_string(&stored).unwrap();
+        stored = step(&serde_json::from_str(&text).unwrap(), event.clone()).0;
+    }
+    assert_eq!(replayed, world.state);
+    assert_eq!(stored, world.state);
+}
+
+fn any_fact() -> impl Strategy<Value = Fact> {
+    let resource = prop::sample::select(resources());
+    let exit = prop_oneof![any::<u8>().prop_map(|c| Exit::code(i32::from(c))), (1..64).prop_map(Exit::signal)];
+    let stop = (0..10_000u64).prop_map(|g| StopSpec { signal: Signal::INT, grace: Duration::from_millis(g) });
+    let oops = || Just("oops".to_owned());
+    prop_oneof![
+        Just(Fact::Planned(resources())),
+        Just(Fact::Created),
+        oops().prop_map(Fact::CreateFailed),
+        Just(Fact::AgentReady),
+        oops().prop_map(Fact::AgentStartFailed),
+        Just(Fact::MainStarted),
+        oops().prop_map(Fact::MainStartFailed),
+        Just(Fact::StartAbandoned),
+        exit.clone().prop_map(Fact::MainExited),
+        Just(Fact::Drained),
+        oops().prop_map(Fact::AgentLost),
+        oops().prop_map(Fact::SignalFailed),
+        prop_oneof![Just(Fact::Frozen), oops().prop_map(Fact::FreezeFailed)],
+        prop_oneof![Just(Fact::Thawed), oops().prop_map(Fact::ThawFailed)],
+        prop_oneof![Just(Fact::Destroyed), oops().prop_map(Fact::DestroyFailed)],
+        prop::option::of(0..2u64).prop_map(|oom_kills| Fact::Measured { oom_kills }),
+        resource.clone().prop_map(Fact::Released),
+        resource.prop_map(|r| Fact::ReleaseFailed(r, "oops".to_owned())),
+        prop_oneof![Just(Fact::Restarted), oops().prop_map(Fact::ActorBroken), oops().prop_map(Fact::RecordUnwritable)],
+        prop_oneof![
+            Just(Fact::Adopted(MainSeen::Idle)),
+            Just(Fact::Adopted(MainSeen::Running)),
+            exit.prop_map(|e| Fact::Adopted(MainSeen::Exited(e))),
+            oops().prop_map(Fact::FoundGone),
+            oops().prop_map(Fact::RecoverFailed),
+        ],
+        Just(Fact::Ticked),
+        prop_oneof![
+            stop.prop_map(|s| Fact::Requested(Request::Stop(s))),
+            Just(Fact::Requested(Request::Kill)),
+            Just(Fact::Requested(Request::Pause)),
+            Just(Fact::Requested(Request::Resume)),
+            Just(Fact::Requested(Request::Delete)),
+            Just(Fact::Requested(Request::Use)),
+        ],
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Histories that could happen: effects answered with good and bad luck, requests, restarts, time.
+    #[test]
+    fn every_history_ends_well(
+        main in any::<bool>(),
+        timeout in prop::option::of(any::<u16>()),
+        turns in prop::collection::vec(any::<(u8, u8, u8)>(), 0..60),
+    ) {
+        check_replay(&check_history(main, timeout, &turns));
+    }
+
+    /// Histories that could not: any fact at any time. Nothing panics, and no rule of the world is broken.
+    #[test]
+    fn no_history_breaks_a_rule(main in any::<bool>(), facts in prop::collection::vec(any_fact(), 0..80)) {
+        let mut world = World::new(accepted(main, None));
+        for fact in facts {
+            world.event(fact);
+            world.pending.clear();
+        }
+        prop_assert!(world.terminal_views <= 1);
+    }
+}
+
+/// Every fact, and every way of it that could matter.
+fn all_facts(state: &State) -> Vec<Fact> {
+    let oops = || "oops".to_owned();
+    let stop = |grace| Fact::Requested(Request::Stop(StopSpec { signal: Signal::TERM, grace }));
+    let mut facts = vec![
+        Fact::Planned(resources()),
+        Fact::Planned(vec![]),
+        Fact::Created,
+        Fact::CreateFailed(oops()),
+        Fact::AgentReady,
+        Fact::AgentStartFailed(oops()),
+        Fact::MainStarted,
+        Fact::MainStartFailed(oops()),
+        Fact::StartAbandoned,
+        Fact::MainExited(Exit::code(0)),
+        Fact::Drained,
+        Fact::AgentLost(oops()),
+        Fact::SignalFailed(oops()),
+        Fact::Frozen,
+        Fact::FreezeFailed(oops()),
+        Fact::Thawed,
+        Fact::ThawFailed(oops()),
+        Fact::Destroyed,
+        Fact::DestroyFailed(oops()),
+        Fact::Measured { oom_kills: None },
+        Fact::Restarted,
+        Fact::Adopted(MainSeen::Idle),
+        Fact::Adopted(MainSeen::Running),
+        Fact::Adopted(MainSeen::Exited(Exit::code(0))),
+        Fact::FoundGone(oops()),
+        Fact::RecoverFailed(oops()),
+        Fact::RecordUnwritable(oops()),
+        Fact::ActorBroken(oops()),
+        Fact::Ticked,
+        stop(Duration::ZERO),
+        stop(Duration::from_millis(1)),
+        stop(Duration::from_secs(60)),
+    ];
+    facts.extend([Request::Kill, Request::Pause, Request::Resume, Request::Delete, Request::Use].map(Fact::Requested));
+    if let Some(last) = state.leases.last() {
+        facts.extend([Fact::Released(last.resource.clone()), Fact::ReleaseFailed(last.resource.clone(), oops())]);
+    }
+    facts
+}
+
+/// States that may behave differently; one of each is enough.
+type Kind = (&'static str, bool, bool, bool, usize, String);
+
+fn kind(state: &State) -> Kind {
+    let flags = format!(
+        "{} {} {:?} {}",
+        state.drained,
+        state.deleting,
+        match &state.phase {
+            Phase::Stopping(stopping) | Phase::Recovering { then: Then::Stop(stopping), .. } => {
+                Some(matches!(stopping.cause, Cause::StartFailed { .. } | Cause::Lost { .. } | Cause::AgentLost { .. }))
+            }
+            _ => None,
+        },
+        match &state.phase {
+            Phase::Recovering { then, .. } => match then {
+                Then::Start => "start",
+                Then::Run => "run",
+                Then::Pause => "pause",
+                Then::Stop(stopping) => match stopping.rung {
+                    Rung::Thawing { .. } => "thawing",
+                    Rung::Asking(_) => "asking",
+                    _ => "later",
+                },
+            },
+            _ => "",
+        }
+    );
+    (state.phase.spot(), state.spec.main.is_some(), state.main_runs(), state.created, state.leases.len(), flags)
+}
+
+/// Reaches every kind of state by taking every fact from every kind already reached, and compares all arrows met on the
+/// way with the table.
+#[test]
+fn the_table_says_what_step_does() {
+    let mut seen = BTreeSet::new();
+    let mut reached = BTreeSet::new();
+    let limit = Some(Duration::from_secs(3600));
+    let mut open = vec![accepted(true, limit), accepted(false, limit)];
+    while let Some(state) = open.pop() {
+        if !reached.insert(kind(&state)) {
+            continue;
+        }
+        let soon = state.timeline.steps().last().map_or(0, |step| step.at.as_millis()) + 1;
+        let due = state.deadline().map_or(soon, Timestamp::as_millis);
+        for fact in all_facts(&state) {
+            for at in [soon, due] {
+                let (after, _) = step(&state, Event::new(ms(at), fact.clone()));
+                if state.phase.spot() != after.phase.spot() {
+                    let (from, on, to) = (state.phase.spot(), fact.name(), after.phase.spot());
+                    seen.insert(Transition { from, on, to });
+                }
+                open.push(after);
+            }
+        }
+    }
+    let table: BTreeSet<Transition> = TABLE.iter().copied().collect();
+    let row = |t: &Transition| format!("    t({:?}, {:?}, {:?}),\n", t.from, t.on, t.to);
+    let missing: String = seen.difference(&table).map(row).collect();
+    let unseen: String = table.difference(&seen).map(row).collect();
+    assert!(missing.is_empty() && unseen.is_empty(), "not in the table:\n{missing}never taken:\n{unseen}");
+}
