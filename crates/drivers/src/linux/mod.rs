@@ -3,4 +3,8 @@
 pub mod agent_binary;
 pub mod capability;
 pub mod cgroup;
+pub mod endpoint;
+pub mod identity;
+pub mod launch;
+pub mod readiness;
 pub mod seccomp;
