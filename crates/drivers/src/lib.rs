@@ -1,7 +1,9 @@
 //! The ways of isolating, over shared Linux parts.
 //!
 //! - [`container`]: namespaces, own user range, seccomp, capabilities, cgroups.
-//! - [`linux`]: what drivers share: the agent's program file, starting it, its identity, its socket, cgroups.
+//! - [`process`]: no sandbox; refused unless the operator enabled it.
+//! - [`linux`]: what drivers share: the agent's program file, starting it, its identity, its socket, cgroups,
+//!   capabilities, the system call filter.
 //!
 //! Nothing of ours runs between fork and exec in the daemon: it executes the embedded agent in its `launch` mode, which is
 //! single-threaded and does the rest.
@@ -11,3 +13,4 @@ compile_error!("moat runs on Linux");
 
 pub mod container;
 pub mod linux;
+pub mod process;

@@ -1,0 +1,280 @@
+//! The process driver: no sandbox. A workload is a child process of the host with the rights of its user there.
+//!
+//! It exists for programs that need the host, and is refused unless the operator enabled it. What it still gives: the same
+//! agent, lifecycle and layout as every other driver, limits through the workload's own cgroup, and an end that spares
+//! nothing the workload started, whatever sessions and process groups it moved to.
+//!
+//! What it cannot give it refuses by name: a root, an isolated network, capabilities, a size for its files.
+
+mod config;
+mod record;
+mod task_dir;
+mod user;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use moat_agent::launch::{AgentConfig, LaunchConfig};
+use moat_engine::driver::{Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Usage};
+use moat_engine::guest::agent::AgentGuest;
+use moat_engine::{Error, Guest, Result};
+use moat_model::spec::{Network, RootSpec};
+use moat_model::{ErrorKind, Isolation, Resource, SandboxSpec};
+
+use crate::linux::agent_binary::AgentBinary;
+use crate::linux::cgroup::{Controller, Hierarchy, Limits};
+use crate::linux::endpoint::UnixEndpoint;
+use crate::linux::launch;
+
+pub use config::ProcessConfig;
+use record::ProcessRecord;
+use user::Owner;
+
+/// Name it is registered and recorded under.
+const NAME: &str = "process";
+/// Unacknowledged output kept for each stream of a main process; the program waits when it is full.
+const OUTPUT_BUFFER_BYTES: usize = 256 << 10;
+
+/// No sandbox. See the module.
+#[derive(Debug)]
+pub struct ProcessDriver {
+    config: ProcessConfig,
+    binary: AgentBinary,
+    cgroups: Hierarchy,
+}
+
+impl ProcessDriver {
+    /// A driver on this host. Fails where there are no cgroups: without them nothing could be ended for certain.
+    pub fn new(config: ProcessConfig, binary: AgentBinary) -> Result<Self> {
+        let cgroups = Hierarchy::detect(&config.cgroup_parent)?;
+        Ok(Self { config, binary, cgroups })
+    }
+
+    fn limits(&self, spec: &SandboxSpec) -> Limits {
+        Limits::new(&spec.resources, &self.config.resources)
+    }
+
+    fn refuse_unless_enabled(&self) -> Result<()> {
+        if self.config.enabled {
+            return Ok(());
+        }
+        let why = "isolation: process is no sandbox, and disabled on this node: its operator can enable it with \
+                   drivers = [\"container\", \"process\"]";
+        Err(Error::new(ErrorKind::Denied, why))
+    }
+
+    fn launch_config(&self, place: &Place, spec: &SandboxSpec) -> LaunchConfig {
+        let nofile = spec.resources.nofile.or(self.config.resources.nofile);
+        LaunchConfig {
+            cgroup_procs: self.cgroups.procs_files(place.id.as_str()),
+            jail: None,
+            agent: AgentConfig {
+                default_user: Owner::of_daemon().to_string(),
+                task_dir: Some(place.data_dir.clone()),
+                capabilities: None,
+                no_new_privs: !spec.security.allow_new_privs,
+                seccomp: Vec::new(),
+                nofile: nofile.unwrap_or_else(own_nofile),
+                forward_ports: Vec::new(),
+                output_buffer_bytes: OUTPUT_BUFFER_BYTES,
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Driver for ProcessDriver {
+    fn describe(&self) -> Description {
+        Description {
+            name: NAME,
+            record_version: record::VERSION,
+            isolation: Isolation::Process,
+            abilities: if self.freezer().is_some() { vec!["pause"] } else { Vec::new() },
+        }
+    }
+
+    fn probe(&self) -> Vec<Requirement> {
+        let is_root = rustix::process::geteuid().is_root();
+        vec![
+            Requirement {
+                name: "enabled".to_owned(),
+                need: Need::Required,
+                met: self.config.enabled,
+                fact: if self.config.enabled { "enabled: workloads run without a sandbox" } else { "disabled" }
+                    .to_owned(),
+                fix: (!self.config.enabled).then(|| "set drivers = [\"container\", \"process\"]".to_owned()),
+            },
+            Requirement {
+                name: "root".to_owned(),
+                need: Need::Required,
+                met: is_root,
+                fact: format!("user id {}", rustix::process::geteuid().as_raw()),
+                fix: (!is_root).then(|| "run the daemon as root".to_owned()),
+            },
+            Requirement {
+                name: "cgroups".to_owned(),
+                need: Need::Required,
+                met: true,
+                fact: format!("{} hierarchy", self.cgroups.layout()),
+                fix: None,
+            },
+        ]
+    }
+
+    fn validate(&self, spec: &SandboxSpec) -> Result<()> {
+        self.refuse_unless_enabled()?;
+        refuse_what_needs_a_sandbox(spec)?;
+        if let Some(artifact) = &spec.artifact
+            && !is_file_name(&artifact.name)
+        {
+            return Err(Error::invalid("artifact.name", format!("{:?} is not one file name", artifact.name)));
+        }
+        if let Some(cwd) = spec.main.as_ref().and_then(|main| main.cwd.as_deref())
+            && !cwd.starts_with('/')
+        {
+            return Err(Error::invalid("main.cwd", format!("{cwd:?} is not absolute")));
+        }
+        Ok(self.cgroups.check(&self.limits(spec))?)
+    }
+
+    fn plan(&self, place: &Place, _spec: &SandboxSpec) -> Vec<Resource> {
+        vec![
+            Resource::Directory { path: place.run_dir.clone() },
+            Resource::Directory { path: place.data_dir.clone() },
+            Resource::Cgroup { name: place.id.to_string() },
+        ]
+    }
+
+    async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
+        self.validate(spec)?;
+        let owner = owner(place, spec)?;
+        make_private(&place.run_dir)?;
+        let (data_dir, artifact, log_dir) = (place.data_dir.clone(), spec.artifact.clone(), spec.log_dir.clone());
+        // An artifact on another file system is copied, which can take seconds.
+        tokio::task::spawn_blocking(move || task_dir::build(&data_dir, owner, artifact.as_ref(), log_dir.as_deref()))
+            .await
+            .map_err(|e| Error::caused_by(ErrorKind::Internal, "task directory", e))??;
+        self.cgroups.create(place.id.as_str(), &self.limits(spec))?;
+        let socket = place.run_dir.join("agent.sock");
+        let listener = launch::listen(&socket)
+            .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("agent socket {}", socket.display()), e))?;
+        let launched = launch::launch(&self.binary, &self.launch_config(place, spec), listener)
+            .await
+            .map_err(|e| Error::caused_by(e.kind(), "launch", e))?;
+        ProcessRecord { cgroup: place.id.to_string(), socket, agent: launched.identity }.write()
+    }
+
+    async fn start(&self, record: &Record) -> Result<Arc<dyn Guest>> {
+        match self.recover(record).await? {
+            Recovered::Alive(guest) => Ok(guest),
+            Recovered::Gone { detail } => Err(Error::new(ErrorKind::Guest, detail)),
+        }
+    }
+
+    async fn kill(&self, record: &Record) -> Result<()> {
+        Ok(self.cgroups.kill(&ProcessRecord::read(record)?.cgroup).await?)
+    }
+
+    async fn release(&self, resource: &Resource) -> Result<()> {
+        match resource {
+            Resource::Directory { path } => match tokio::fs::remove_dir_all(path).await {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::caused_by(ErrorKind::Internal, format!("remove {}", path.display()), e))
+                }
+                _ => Ok(()),
+            },
+            Resource::Cgroup { name } => Ok(self.cgroups.remove(name).await?),
+            Resource::UidRange { .. } => Ok(()),
+        }
+    }
+
+    async fn recover(&self, record: &Record) -> Result<Recovered> {
+        let record = ProcessRecord::read(record)?;
+        let failed = |e| Error::caused_by(ErrorKind::Internal, "look for the agent", e);
+        let Some(pidfd) = record.agent.open().map_err(failed)? else {
+            return Ok(Recovered::Gone { detail: format!("the agent's process {} is gone", record.agent.pid) });
+        };
+        let endpoint = UnixEndpoint::new(record.socket, record.agent.pid, pidfd).map_err(failed)?;
+        Ok(Recovered::Alive(AgentGuest::connect(Arc::new(endpoint), Vec::new()).await?))
+    }
+
+    async fn usage(&self, record: &Record) -> Result<Usage> {
+        Ok(self.cgroups.usage(&ProcessRecord::read(record)?.cgroup)?)
+    }
+
+    fn freezer(&self) -> Option<&dyn Freezer> {
+        self.cgroups.controller(Controller::Freezer).map(|_| self as &dyn Freezer)
+    }
+}
+
+#[async_trait]
+impl Freezer for ProcessDriver {
+    async fn freeze(&self, record: &Record) -> Result<()> {
+        Ok(self.cgroups.freeze(&ProcessRecord::read(record)?.cgroup).await?)
+    }
+
+    async fn thaw(&self, record: &Record) -> Result<()> {
+        Ok(self.cgroups.thaw(&ProcessRecord::read(record)?.cgroup)?)
+    }
+}
+
+/// Names the first field that asks for something only a sandbox has.
+fn refuse_what_needs_a_sandbox(spec: &SandboxSpec) -> Result<()> {
+    let unsupported = [
+        (spec.isolation > Isolation::Process, "isolation", "the process driver isolates nothing"),
+        (spec.root == RootSpec::Scratch, "root", "without a sandbox there is only the host's root: template host"),
+        (spec.network != Network::Host, "network", "without a sandbox there is only the host's network: host"),
+        (!spec.forwards.is_empty(), "forwards", "without a sandbox there is no loopback of its own: connect directly"),
+        (!spec.security.cap_add.is_empty(), "security.cap_add", "without a sandbox capabilities are those of the user"),
+        (
+            !spec.security.cap_drop.is_empty(),
+            "security.cap_drop",
+            "without a sandbox capabilities are those of the user",
+        ),
+        (spec.resources.disk_bytes.is_some(), "resources.disk_bytes", "without a sandbox files are on the host's disk"),
+        (
+            spec.resources.secrets_bytes.is_some(),
+            "resources.secrets_bytes",
+            "without a sandbox files are on the host's disk",
+        ),
+    ];
+    match unsupported.into_iter().find(|(asked, ..)| *asked) {
+        Some((_, field, why)) => Err(Error::new(ErrorKind::Unsupported, format!("{field}: {why}"))),
+        None => Ok(()),
+    }
+}
+
+/// Whom the workload's files belong to; refuses a user who could not reach them.
+fn owner(place: &Place, spec: &SandboxSpec) -> Result<Owner> {
+    let Some(asked) = spec.main.as_ref().and_then(|main| main.user.as_deref()) else { return Ok(Owner::of_daemon()) };
+    let owner = Owner::find(asked)
+        .ok_or_else(|| Error::invalid("main.user", format!("{asked:?} is not a user of this host")))?;
+    match task_dir::barrier(&place.data_dir) {
+        Some(closed) if owner.uid != 0 => {
+            let why = format!("{asked:?} cannot enter {}: chmod o+x {}", closed.display(), closed.display());
+            Err(Error::new(ErrorKind::Denied, format!("main.user: {why}")))
+        }
+        _ => Ok(owner),
+    }
+}
+
+fn make_private(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("make {}", dir.display()), e))
+}
+
+fn is_file_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+}
+
+/// Not limited by the operator means as many as the daemon itself may have.
+fn own_nofile() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(1 << 20)
+}
+
+#[cfg(test)]
+mod tests;
