@@ -105,8 +105,9 @@ mod tests {
         let above = tempfile::tempdir().unwrap();
         let dir = above.path().join("a/b");
         fs::create_dir_all(&dir).unwrap();
-        assert_eq!(barrier(&dir.join("task")).as_deref(), Some(above.path()), "temporary directories are closed");
-        fs::set_permissions(above.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        assert_eq!(barrier(&dir.join("task")), None);
+        for (mode, closed) in [(0o700, Some(above.path())), (0o711, None)] {
+            fs::set_permissions(above.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(barrier(&dir.join("task")).as_deref(), closed, "{mode:o}");
+        }
     }
 }
