@@ -1,8 +1,11 @@
 //! What an operator sets for the container driver.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
+use moat_engine::driver::Place;
+use moat_engine::error::{Error, Result};
+use moat_model::spec::Resources;
 use serde::{Deserialize, Serialize};
 
 /// Settings of the container driver.
@@ -90,6 +93,74 @@ impl Default for ResourceDefaults {
     }
 }
 
+/// Where every sandbox has something of its own.
+const OWN_DIRS: [&str; 9] = ["/", "/alloc", "/dev", "/local", "/private", "/proc", "/secrets", "/sys", "/tmp"];
+
+impl ContainerConfig {
+    /// Says which setting cannot work.
+    pub(super) fn check(&self) -> Result<()> {
+        for (source, target) in &self.host_paths {
+            for path in [source, target] {
+                if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+                    return Err(refused(path, "must be absolute, without '..'"));
+                }
+            }
+            let taken = OWN_DIRS.iter().skip(1).find(|own| target.starts_with(own));
+            if let Some(own) = taken.or_else(|| OWN_DIRS.iter().find(|own| target == Path::new(own))) {
+                return Err(refused(target, format!("{own} inside is the sandbox's own: map it elsewhere")));
+            }
+            if let Some(private) = self.private_dirs.iter().find(|dir| overlap(source, dir)) {
+                return Err(refused(source, format!("would show the node's own directory {}", private.display())));
+            }
+        }
+        if self.default_user.is_empty() {
+            return Err(Error::invalid("container.default_user", "must be a name, uid or uid:gid"));
+        }
+        Ok(())
+    }
+
+    /// The same for the directories of one sandbox, which no other may see.
+    pub(super) fn check_place(&self, place: &Place) -> Result<()> {
+        if place.uid_base == 0 {
+            return Err(Error::new(moat_model::ErrorKind::Internal, "a container was given no range of user ids"));
+        }
+        for source in self.host_paths.keys() {
+            if let Some(own) = [&place.run_dir, &place.data_dir].into_iter().find(|dir| overlap(source, dir)) {
+                return Err(refused(source, format!("would show the node's own directory {}", own.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refused(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::invalid("container.host_paths", format!("{}: {why}", path.display()))
+}
+
+/// Whether showing `source` would show something of `dir`, or the other way round, links followed.
+fn overlap(source: &Path, dir: &Path) -> bool {
+    // What does not exist has no links in it yet.
+    let [source, dir] = [source, dir].map(|path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
+    source.starts_with(&dir) || dir.starts_with(&source)
+}
+
+impl ResourceDefaults {
+    /// In the form limits are asked in.
+    pub(super) fn to_resources(&self) -> Resources {
+        Resources {
+            memory_bytes: Some(self.memory_bytes),
+            memory_reserve_bytes: None,
+            cpu_weight: Some(self.cpu_weight),
+            cpu_quota_millis: None,
+            cpuset: None,
+            pids_max: Some(self.pids_max),
+            disk_bytes: Some(self.disk_bytes),
+            secrets_bytes: Some(self.secrets_bytes),
+            nofile: Some(self.nofile),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +177,31 @@ mod tests {
     fn a_map_replaces_the_default_one() {
         let parsed: ContainerConfig = serde_json::from_str(r#"{"host_paths": {"/opt/x": "/x"}}"#).unwrap();
         assert_eq!(parsed.host_paths.len(), 1);
+    }
+
+    #[test]
+    fn paths_that_would_show_or_cover_what_is_not_the_users_are_refused() {
+        let mapped = |source: &str, target: &str| ContainerConfig {
+            host_paths: BTreeMap::from([(PathBuf::from(source), PathBuf::from(target))]),
+            private_dirs: vec![PathBuf::from("/run/moat"), PathBuf::from("/var/lib/moat")],
+            ..ContainerConfig::default()
+        };
+        ContainerConfig::default().check().unwrap();
+        mapped("/opt/tools", "/opt").check().unwrap();
+        mapped("/var/lib/moats", "/x").check().unwrap();
+        for (source, target) in [
+            ("usr", "/usr"),
+            ("/usr", "usr"),
+            ("/usr", "/x/../proc"),
+            ("/usr", "/"),
+            ("/usr", "/proc/x"),
+            ("/usr", "/dev"),
+            ("/var/lib", "/x"),
+            ("/", "/x"),
+            ("/run/moat/sandboxes", "/x"),
+        ] {
+            let refusal = mapped(source, target).check().unwrap_err();
+            assert!(refusal.doing.starts_with("container.host_paths: "), "{source} {target}: {refusal}");
+        }
     }
 }

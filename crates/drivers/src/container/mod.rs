@@ -1,5 +1,22 @@
 //! The container driver: namespaces, own user range, capabilities, seccomp, cgroups; the host's kernel.
+//!
+//! It prepares what only the daemon can (directories, the cgroup, the agent's socket), executes the launcher, and keeps
+//! nothing: everything it needs later is in the [`Record`](moat_engine::Record). All mounts of a sandbox live in its own
+//! mount namespace, so there is none to remove.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config` | what an operator sets |
+//! | `validate` | which field of a spec cannot be honoured |
+//! | `jail` | from a spec to what the launcher is told |
+//! | `probe` | what this host must have |
+//! | `driver` | the contract |
 
 mod config;
+mod driver;
+mod jail;
+mod probe;
+mod validate;
 
 pub use config::{ContainerConfig, ResourceDefaults};
+pub use driver::ContainerDriver;

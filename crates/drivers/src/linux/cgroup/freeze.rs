@@ -40,6 +40,12 @@ impl Hierarchy {
         write(&file, thawed).map_err(CgroupError::io("thawing", file))
     }
 
+    /// Whether the group is stopped now.
+    pub fn is_frozen(&self, name: &str) -> Result<bool> {
+        let (file, ..) = self.freezer_of(name)?;
+        is_frozen(&file)
+    }
+
     fn freezer_of(&self, name: &str) -> Result<(PathBuf, &'static str, &'static str)> {
         check_name(name)?;
         self.freezer_file(name).ok_or_else(|| CgroupError::Unsupported {

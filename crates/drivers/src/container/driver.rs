@@ -1,0 +1,301 @@
+//! The driver contract, over cgroups and the launcher.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use moat_engine::driver::{Description, Driver, Freezer, Place, Record, Recovered, Requirement, Usage};
+use moat_engine::error::{Error, Result};
+use moat_engine::guest::Guest;
+use moat_engine::guest::agent::AgentGuest;
+use moat_model::spec::{Forward, Resources};
+use moat_model::{ErrorKind, Isolation, Resource, SandboxId, SandboxSpec};
+use rustix::process::{Signal, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use super::config::ContainerConfig;
+use super::{jail, probe, validate};
+use crate::linux::agent_binary::AgentBinary;
+use crate::linux::capability;
+use crate::linux::cgroup::{Devices, Hierarchy, Limits};
+use crate::linux::endpoint::UnixEndpoint;
+use crate::linux::identity::ProcessIdentity;
+use crate::linux::launch::{LaunchError, launch, listen};
+use crate::linux::readiness;
+
+/// Name it is registered and recorded under.
+const NAME: &str = "container";
+
+/// Version of [`Held`].
+const RECORD_VERSION: u32 = 1;
+
+/// How long the first process of a sandbox may take to go after SIGKILL. Its cgroup is empty by then, so what is waited
+/// for is the kernel taking the namespace's last process apart.
+const END_WAIT: Duration = Duration::from_secs(10);
+
+/// What a record of version 1 holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Held {
+    /// The agent, first process of its namespaces.
+    process: ProcessIdentity,
+    /// Its cgroup's name.
+    cgroup: String,
+    /// Where it listens.
+    socket: PathBuf,
+    /// What it may have the daemon connect to.
+    forwards: Vec<Forward>,
+    /// What is shown inside in another way than asked.
+    notes: Vec<String>,
+}
+
+/// Runs sandboxes as containers.
+#[derive(Debug)]
+pub struct ContainerDriver {
+    config: ContainerConfig,
+    binary: AgentBinary,
+    hierarchy: Hierarchy,
+    /// Capabilities a sandbox may be given, as bits.
+    ceiling: u64,
+    /// Capabilities this kernel has, as bits.
+    kernel: u64,
+}
+
+impl ContainerDriver {
+    /// A driver with these settings, or what is wrong with them.
+    pub fn new(config: ContainerConfig, binary: AgentBinary) -> Result<Self> {
+        config.check()?;
+        let hierarchy = Hierarchy::detect(&config.cgroup_parent)?;
+        let kernel = capability::of_kernel();
+        let ceiling = capability::parse("container.allow_caps", &config.allow_caps, kernel)?;
+        Ok(Self { config, binary, hierarchy, ceiling, kernel })
+    }
+
+    fn limits(&self, asked: &Resources) -> Limits {
+        let mut limits = Limits::new(asked, &self.config.resources.to_resources());
+        limits.devices = Devices::Stock;
+        limits
+    }
+
+    fn capabilities(&self, spec: &SandboxSpec) -> Result<u64> {
+        Ok(capability::resolve(&spec.security.cap_add, &spec.security.cap_drop, self.ceiling, self.kernel)?)
+    }
+
+    /// Everything the launcher works with: directories, the cgroup, the socket.
+    fn prepare(&self, place: &Place, spec: &SandboxSpec) -> Result<OwnedFd> {
+        let mount_point = mount_point(place);
+        make_private_dir(&mount_point)?;
+        let cgroup = cgroup_name(&place.id);
+        self.hierarchy.create(&cgroup, &self.limits(&spec.resources))?;
+        let socket = socket_path(place);
+        listen(&socket).map_err(|e| Error::caused_by(ErrorKind::Internal, format!("listen on {}", socket.display()), e))
+    }
+
+    fn connect_parts(held: &Held, pidfd: OwnedFd) -> Result<Arc<UnixEndpoint>> {
+        let endpoint = UnixEndpoint::new(held.socket.clone(), held.process.pid, pidfd);
+        endpoint.map(Arc::new).map_err(|e| Error::caused_by(ErrorKind::Internal, "watch the agent", e))
+    }
+
+    /// Greets an agent, which may be frozen: a paused sandbox is let go on for that moment.
+    async fn greet_again(&self, held: &Held, pidfd: OwnedFd) -> Result<Arc<AgentGuest>> {
+        let endpoint = Self::connect_parts(held, pidfd)?;
+        let frozen = self.hierarchy.is_frozen(&held.cgroup)?;
+        if frozen {
+            self.hierarchy.thaw(&held.cgroup)?;
+        }
+        let guest = AgentGuest::connect(endpoint, held.forwards.clone()).await;
+        if frozen {
+            self.hierarchy.freeze(&held.cgroup).await?;
+        }
+        guest
+    }
+
+    /// Ends the first process of the namespaces, and with it every other, and waits until it is gone.
+    async fn end_first_process(process: &ProcessIdentity) -> Result<()> {
+        let failed = |e: io::Error| Error::caused_by(ErrorKind::Internal, format!("end process {}", process.pid), e);
+        let Some(pidfd) = process.open().map_err(failed)? else { return Ok(()) };
+        pidfd_send_signal(&pidfd, Signal::KILL).or_else(|e| match e {
+            rustix::io::Errno::SRCH => Ok(()),
+            e => Err(failed(e.into())),
+        })?;
+        let ended = readiness::register(pidfd).map_err(failed)?;
+        match tokio::time::timeout(END_WAIT, ended.readable()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(failed(e)),
+            Err(_) => Err(Error::new(
+                ErrorKind::Deadline,
+                format!("process {} does not end: not gone {} s after SIGKILL", process.pid, END_WAIT.as_secs()),
+            )),
+        }
+    }
+}
+
+/// Directory of the host the root is assembled on, in the launcher's mount namespace.
+fn mount_point(place: &Place) -> PathBuf {
+    place.run_dir.join("root")
+}
+
+fn socket_path(place: &Place) -> PathBuf {
+    place.run_dir.join("agent.sock")
+}
+
+fn cgroup_name(id: &SandboxId) -> String {
+    id.as_str().to_owned()
+}
+
+fn make_private_dir(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("make directory {}", path.display()), e))
+}
+
+fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::caused_by(ErrorKind::Internal, format!("remove directory {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn held(record: &Record) -> Result<Held> {
+    if record.driver != NAME || record.version != RECORD_VERSION {
+        return Err(Error::new(
+            ErrorKind::Internal,
+            format!(
+                "record of driver {} version {} given to driver {NAME}, which writes version {RECORD_VERSION}",
+                record.driver, record.version
+            ),
+        ));
+    }
+    serde_json::from_value(record.data.clone())
+        .map_err(|e| Error::caused_by(ErrorKind::Internal, "read the container record", e))
+}
+
+fn launch_failed(error: LaunchError) -> Error {
+    Error::caused_by(error.kind(), "launch", error)
+}
+
+#[async_trait]
+impl Driver for ContainerDriver {
+    fn describe(&self) -> Description {
+        Description {
+            name: NAME,
+            record_version: RECORD_VERSION,
+            isolation: Isolation::Container,
+            abilities: vec!["pause"],
+        }
+    }
+
+    fn probe(&self) -> Vec<Requirement> {
+        probe::requirements(&self.hierarchy)
+    }
+
+    fn validate(&self, spec: &SandboxSpec) -> Result<()> {
+        validate::check(spec)?;
+        self.capabilities(spec)?;
+        validate::limits(&spec.resources, &self.config.resources)?;
+        Ok(self.hierarchy.check(&self.limits(&spec.resources))?)
+    }
+
+    fn plan(&self, place: &Place, _spec: &SandboxSpec) -> Vec<Resource> {
+        vec![Resource::Directory { path: place.run_dir.clone() }, Resource::Cgroup { name: cgroup_name(&place.id) }]
+    }
+
+    async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
+        self.config.check_place(place)?;
+        let capabilities = self.capabilities(spec)?;
+        let listener = self.prepare(place, spec)?;
+        let cgroup = cgroup_name(&place.id);
+        // Whatever was left in a cgroup of this name by somebody else is not part of this sandbox.
+        self.hierarchy.kill(&cgroup).await?;
+        let config = jail::launch_config(
+            &self.config,
+            spec,
+            &jail::Prepared {
+                id: &place.id,
+                uid_base: place.uid_base,
+                mount_point: mount_point(place),
+                cgroup_procs: self.hierarchy.procs_files(&cgroup),
+                capabilities,
+            },
+        )?;
+        let launched = launch(&self.binary, &config, listener).await.map_err(launch_failed)?;
+        for note in &launched.notes {
+            tracing::warn!(sandbox = %place.id, "{note}");
+        }
+        let held = Held {
+            process: launched.identity,
+            cgroup,
+            socket: socket_path(place),
+            forwards: spec.forwards.clone(),
+            notes: launched.notes,
+        };
+        let data = serde_json::to_value(&held)
+            .map_err(|e| Error::caused_by(ErrorKind::Internal, "write the container record", e))?;
+        Ok(Record { driver: NAME.to_owned(), version: RECORD_VERSION, data })
+    }
+
+    async fn start(&self, record: &Record) -> Result<Arc<dyn Guest>> {
+        let held = held(record)?;
+        let found = held.process.open().map_err(|e| Error::caused_by(ErrorKind::Internal, "find the agent", e))?;
+        let Some(pidfd) = found else {
+            return Err(Error::new(ErrorKind::Guest, "the agent ended before it was greeted"));
+        };
+        let endpoint = Self::connect_parts(&held, pidfd)?;
+        Ok(AgentGuest::connect(endpoint, held.forwards).await?)
+    }
+
+    async fn kill(&self, record: &Record) -> Result<()> {
+        let held = held(record)?;
+        self.hierarchy.kill(&held.cgroup).await?;
+        Self::end_first_process(&held.process).await
+    }
+
+    async fn release(&self, resource: &Resource) -> Result<()> {
+        match resource {
+            Resource::Directory { path } => remove_dir(path),
+            Resource::Cgroup { name } => Ok(self.hierarchy.remove(name).await?),
+            Resource::UidRange { base, .. } => Err(Error::new(
+                ErrorKind::Internal,
+                format!("uid range {base} was given to a driver to release: it is the engine's"),
+            )),
+        }
+    }
+
+    async fn recover(&self, record: &Record) -> Result<Recovered> {
+        let held = held(record)?;
+        let found = held.process.open().map_err(|e| Error::caused_by(ErrorKind::Internal, "find the agent", e))?;
+        let Some(pidfd) = found else {
+            self.hierarchy.kill(&held.cgroup).await?;
+            return Ok(Recovered::Gone { detail: format!("process {} has ended", held.process.pid) });
+        };
+        Ok(Recovered::Alive(self.greet_again(&held, pidfd).await?))
+    }
+
+    async fn usage(&self, record: &Record) -> Result<Usage> {
+        Ok(self.hierarchy.usage(&held(record)?.cgroup)?)
+    }
+
+    fn freezer(&self) -> Option<&dyn Freezer> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Freezer for ContainerDriver {
+    async fn freeze(&self, record: &Record) -> Result<()> {
+        Ok(self.hierarchy.freeze(&held(record)?.cgroup).await?)
+    }
+
+    async fn thaw(&self, record: &Record) -> Result<()> {
+        Ok(self.hierarchy.thaw(&held(record)?.cgroup)?)
+    }
+}

@@ -1,0 +1,234 @@
+//! Which field of a spec cannot be honoured. Everything here is decided without looking at the host's state.
+
+use std::collections::BTreeSet;
+
+use moat_engine::error::{Error, Result};
+use moat_model::spec::{Artifact, Forward, Network, ProcessSpec, Resources};
+use moat_model::{ErrorKind, Isolation, SandboxSpec};
+
+use super::config::ResourceDefaults;
+
+/// Nomad's least. The agent, its buffers and the file systems of an empty sandbox take about a third of it; with less it
+/// would be the agent that runs out of memory.
+const MEMORY_MIN: u64 = 10 << 20;
+
+/// A tmpfs smaller than this has no room for the directories every sandbox has.
+const DISK_MIN: u64 = 256 << 10;
+
+/// A file system has whole pages.
+const SECRETS_MIN: u64 = 4096;
+
+/// The kernel's own ceiling of `fs.nr_open` where nobody raised it.
+const NOFILE_MAX: u64 = 1 << 20;
+
+/// Standard streams, a few libraries: with less no program starts.
+const NOFILE_MIN: u64 = 16;
+
+/// Each is a listening socket and a task of the agent.
+const FORWARDS_MAX: usize = 64;
+
+/// `NAME_MAX` of Linux file systems.
+const FILE_NAME_MAX: usize = 255;
+
+/// Checks everything that does not depend on the node's settings.
+pub(super) fn check(spec: &SandboxSpec) -> Result<()> {
+    if !Isolation::Container.satisfies(spec.isolation) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("isolation: {} was asked for, this driver gives container", spec.isolation),
+        ));
+    }
+    if spec.network == Network::Host {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "network: a container has loopback only; the host's network needs isolation process",
+        ));
+    }
+    if let Some(artifact) = &spec.artifact {
+        check_artifact(artifact)?;
+    }
+    if spec.log_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+        return Err(Error::invalid("log_dir", "must be absolute"));
+    }
+    if let Some(main) = &spec.main {
+        check_process(main)?;
+    }
+    check_forwards(&spec.forwards)
+}
+
+/// Checks sizes, with the node's defaults where nothing was asked.
+pub(super) fn limits(asked: &Resources, defaults: &ResourceDefaults) -> Result<()> {
+    let memory = asked.memory_bytes.unwrap_or(defaults.memory_bytes);
+    let secrets = asked.secrets_bytes.unwrap_or(defaults.secrets_bytes);
+    let at_least = |field, value, least, why| {
+        if value < least { Err(Error::invalid(field, format!("{value} is below {least}: {why}"))) } else { Ok(()) }
+    };
+    at_least("resources.memory_bytes", memory, MEMORY_MIN, "the agent lives in it too")?;
+    let disk = asked.disk_bytes.unwrap_or(defaults.disk_bytes);
+    at_least("resources.disk_bytes", disk, DISK_MIN, "the directories every sandbox has need that much")?;
+    at_least("resources.secrets_bytes", secrets, SECRETS_MIN, "a file system has at least one page")?;
+    if secrets > memory {
+        let why = format!("{secrets} is above memory_bytes, {memory}, against which it counts");
+        return Err(Error::invalid("resources.secrets_bytes", why));
+    }
+    let nofile = asked.nofile.unwrap_or(defaults.nofile);
+    if !(NOFILE_MIN..=NOFILE_MAX).contains(&nofile) {
+        return Err(Error::invalid("resources.nofile", format!("{nofile} is not within {NOFILE_MIN} to {NOFILE_MAX}")));
+    }
+    Ok(())
+}
+
+fn check_artifact(artifact: &Artifact) -> Result<()> {
+    let name = artifact.name.as_str();
+    if name.is_empty() || name.len() > FILE_NAME_MAX || matches!(name, "." | "..") || name.contains(['/', '\0']) {
+        return Err(Error::invalid("artifact.name", format!("{name:?} is not a file name")));
+    }
+    if artifact.sha256.len() != 64 || !artifact.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(Error::invalid("artifact.sha256", "must be 64 lower-case hex digits"));
+    }
+    if !artifact.path.is_absolute() {
+        return Err(Error::invalid("artifact.path", "must be absolute"));
+    }
+    Ok(())
+}
+
+fn check_process(process: &ProcessSpec) -> Result<()> {
+    if process.command.is_empty() || process.command.contains('\0') {
+        return Err(Error::invalid("main.command", "must not be empty nor hold a NUL"));
+    }
+    if process.args.iter().any(|arg| arg.contains('\0')) {
+        return Err(Error::invalid("main.args", "must not hold a NUL"));
+    }
+    for (name, value) in &process.env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Error::invalid("main.env", format!("{name:?} is not a name: no '=', no NUL, not empty")));
+        }
+        if value.contains('\0') {
+            return Err(Error::invalid("main.env", format!("the value of {name} holds a NUL")));
+        }
+    }
+    if process.cwd.as_ref().is_some_and(|cwd| !cwd.starts_with('/') || cwd.contains('\0')) {
+        return Err(Error::invalid("main.cwd", "must be absolute inside the sandbox"));
+    }
+    if process.user.as_ref().is_some_and(|user| user.is_empty() || user.contains(['\0', '\n'])) {
+        return Err(Error::invalid("main.user", "must be a name, uid or uid:gid"));
+    }
+    Ok(())
+}
+
+fn check_forwards(forwards: &[Forward]) -> Result<()> {
+    if forwards.len() > FORWARDS_MAX {
+        return Err(Error::invalid("forwards", format!("{} are more than {FORWARDS_MAX}", forwards.len())));
+    }
+    let mut ports = BTreeSet::new();
+    for forward in forwards {
+        if forward.listen_port == 0 || !ports.insert(forward.listen_port) {
+            let why = format!("{} must be at least 1 and used once", forward.listen_port);
+            return Err(Error::invalid("forwards.listen_port", why));
+        }
+        let port = forward.target.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        if port.and_then(|port| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
+            return Err(Error::invalid("forwards.target", format!("{:?} is not host:port", forward.target)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use moat_model::Namespace;
+    use moat_model::spec::{RootSpec, Security, StopSpec};
+
+    use super::*;
+
+    fn spec() -> SandboxSpec {
+        SandboxSpec {
+            namespace: Namespace::default_namespace(),
+            labels: BTreeMap::new(),
+            isolation: Isolation::Container,
+            root: RootSpec::Scratch,
+            artifact: None,
+            log_dir: None,
+            main: None,
+            stop: StopSpec::default(),
+            resources: Resources::default(),
+            security: Security::default(),
+            network: Network::Isolated,
+            forwards: Vec::new(),
+            timeout: None,
+        }
+    }
+
+    fn process() -> ProcessSpec {
+        ProcessSpec { command: "x".to_owned(), args: vec![], env: BTreeMap::new(), cwd: None, user: None }
+    }
+
+    fn artifact() -> Artifact {
+        Artifact { path: PathBuf::from("/a"), name: "a".to_owned(), sha256: "0".repeat(64) }
+    }
+
+    /// The text before the first colon of the refusal.
+    fn field(spec: &SandboxSpec) -> String {
+        check(spec).unwrap_err().doing.split(':').next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn every_refusal_names_its_field() {
+        check(&spec()).unwrap();
+        let main = |change: fn(&mut ProcessSpec)| {
+            let mut process = process();
+            change(&mut process);
+            SandboxSpec { main: Some(process), ..spec() }
+        };
+        let with = |change: fn(&mut Artifact)| {
+            let mut artifact = artifact();
+            change(&mut artifact);
+            SandboxSpec { artifact: Some(artifact), ..spec() }
+        };
+        let forward = |port, target: &str| SandboxSpec {
+            forwards: vec![Forward { listen_port: port, target: target.to_owned() }; 2],
+            ..spec()
+        };
+        for (spec, named) in [
+            (SandboxSpec { isolation: Isolation::Microvm, ..spec() }, "isolation"),
+            (SandboxSpec { network: Network::Host, ..spec() }, "network"),
+            (SandboxSpec { log_dir: Some(PathBuf::from("logs")), ..spec() }, "log_dir"),
+            (with(|a| a.name = "a/b".to_owned()), "artifact.name"),
+            (with(|a| a.name = "..".to_owned()), "artifact.name"),
+            (with(|a| a.sha256 = "F".repeat(64)), "artifact.sha256"),
+            (with(|a| a.path = PathBuf::from("a")), "artifact.path"),
+            (main(|p| p.command = String::new()), "main.command"),
+            (main(|p| p.args.push("a\0".to_owned())), "main.args"),
+            (main(|p| drop(p.env.insert("A=B".to_owned(), String::new()))), "main.env"),
+            (main(|p| drop(p.env.insert("A".to_owned(), "\0".to_owned()))), "main.env"),
+            (main(|p| p.cwd = Some("tmp".to_owned())), "main.cwd"),
+            (main(|p| p.user = Some(String::new())), "main.user"),
+            (forward(0, "h:1"), "forwards.listen_port"),
+            (forward(1, "h:1"), "forwards.listen_port"),
+            (forward(1, "h"), "forwards.target"),
+            (forward(1, ":1"), "forwards.target"),
+            (forward(1, "h:0"), "forwards.target"),
+        ] {
+            assert_eq!(field(&spec), named);
+        }
+    }
+
+    #[test]
+    fn sizes_have_a_least() {
+        let defaults = ResourceDefaults::default();
+        limits(&Resources::default(), &defaults).unwrap();
+        for (asked, named) in [
+            (Resources { memory_bytes: Some(MEMORY_MIN - 1), ..Resources::default() }, "resources.memory_bytes"),
+            (Resources { disk_bytes: Some(1), ..Resources::default() }, "resources.disk_bytes"),
+            (Resources { secrets_bytes: Some(0), ..Resources::default() }, "resources.secrets_bytes"),
+            (Resources { secrets_bytes: Some(1 << 40), ..Resources::default() }, "resources.secrets_bytes"),
+            (Resources { nofile: Some(1), ..Resources::default() }, "resources.nofile"),
+        ] {
+            let refusal = limits(&asked, &defaults).unwrap_err().doing;
+            assert!(refusal.starts_with(named), "{refusal}");
+        }
+    }
+}
