@@ -1,0 +1,236 @@
+//! Another process in the sandbox, with frames both ways.
+
+mod input;
+mod spawn;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use moat_agent::protocol::frame::{AgentFrame, DaemonFrame};
+use moat_agent::protocol::mux::Stream;
+use moat_agent::protocol::stream::{FrameReader, StreamError, write_frame, write_header};
+use moat_agent::protocol::{Reply, StreamName};
+use moat_model::spec::ExecSpec;
+use moat_model::{ErrorKind, Exit};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use self::input::Input;
+use self::spawn::{Process, Supervision};
+use super::Agent;
+use super::failure::Failure;
+use super::io::{Port, Read};
+use super::supervisor::{KILL, RELEASE, Record};
+
+/// Frames waiting for the stream to take them: two outputs and an acknowledgement, and the next.
+const FRAMES_MAX: usize = 4;
+/// Largest piece of output read at once.
+const PIECE_LEN_MAX: usize = 32 << 10;
+/// What a terminal may still hold when the process at it has ended; the kernel holds less.
+const DRAIN_LEN_MAX: usize = 256 << 10;
+/// After its tree was killed, for its end to be seen; longer only if the kernel cannot kill something.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+/// Longest time limit there is: ten years.
+const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Serves one exec from its request to its last frame. Returning, or being dropped, hangs up on what still runs.
+pub async fn serve(
+    agent: &Rc<Agent>,
+    spec: &ExecSpec,
+    reader: FrameReader<ReadHalf<Stream>, DaemonFrame>,
+    mut writer: WriteHalf<Stream>,
+) -> Result<(), StreamError> {
+    let process = match start(agent, spec).await {
+        Ok(process) => process,
+        Err(failure) => {
+            write_header::<AgentFrame>(&mut writer, &Reply::from(failure)).await?;
+            return Ok(writer.shutdown().await?);
+        }
+    };
+    let deadline = Instant::now() + spec.timeout.unwrap_or(TIMEOUT_MAX).min(TIMEOUT_MAX);
+    write_header::<AgentFrame>(&mut writer, &Reply::Started { pid: process.pid.unsigned_abs() }).await?;
+    carry(agent, process, deadline, reader, writer).await
+}
+
+async fn start(agent: &Agent, spec: &ExecSpec) -> Result<Process, Failure> {
+    if agent.main.is_over() {
+        return Err(Failure::new(ErrorKind::Conflict, "the main process has ended, and the sandbox with it"));
+    }
+    spawn::spawn(agent, spec).await
+}
+
+async fn carry(
+    agent: &Rc<Agent>,
+    process: Process,
+    deadline: Instant,
+    reader: FrameReader<ReadHalf<Stream>, DaemonFrame>,
+    writer: WriteHalf<Stream>,
+) -> Result<(), StreamError> {
+    let Process { supervision, sink, outputs, terminal, .. } = process;
+    let (frames, frames_rx) = mpsc::channel(FRAMES_MAX);
+    let (finish, finishing) = watch::channel(false);
+    let mut pumps = JoinSet::new();
+    for (stream, port) in outputs {
+        pumps.spawn_local(pump(agent.clone(), port, stream, frames.clone(), finishing.clone()));
+    }
+    let supervision = Rc::new(supervision);
+    let input = Input::default();
+    let mut life = Life { supervision: supervision.clone(), pumps, finish, terminal: terminal.is_some(), deadline };
+    let living = async {
+        // The channel is open as long as the writing below goes on.
+        let _ = frames.send(life.live().await).await;
+        std::future::pending::<()>().await;
+    };
+    let feeding = async {
+        input.feed(sink, &frames).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        result = obey(reader, &input, terminal.as_deref(), &supervision) => result,
+        result = write(frames_rx, writer) => result,
+        () = living => Ok(()),
+        () = feeding => Ok(()),
+    }
+}
+
+/// Does what the daemon says, until it hangs up.
+async fn obey(
+    mut reader: FrameReader<ReadHalf<Stream>, DaemonFrame>,
+    input: &Input,
+    terminal: Option<&Port>,
+    supervision: &Supervision,
+) -> Result<(), StreamError> {
+    while let Some(frame) = reader.next().await? {
+        match frame {
+            DaemonFrame::Stdin(bytes) => input.push(&bytes)?,
+            DaemonFrame::StdinEnd => input.close(),
+            DaemonFrame::Resize(size) => {
+                if let Some(terminal) = terminal {
+                    // A terminal that hung up has no size.
+                    let _ = tcsetwinsize(terminal, winsize(size));
+                }
+            }
+            DaemonFrame::Signal(signal) => supervision.order(u8::from(signal)),
+            DaemonFrame::Header(_) | DaemonFrame::Acknowledge(_) => return Err(StreamError::Unexpected),
+        }
+    }
+    Ok(())
+}
+
+fn winsize(size: moat_model::spec::PtySize) -> Winsize {
+    Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+/// Writes frames up to the exit, which is the last.
+async fn write(mut frames: mpsc::Receiver<AgentFrame>, mut writer: WriteHalf<Stream>) -> Result<(), StreamError> {
+    while let Some(frame) = frames.recv().await {
+        write_frame(&mut writer, &frame).await?;
+        if matches!(frame, AgentFrame::Exit { .. }) {
+            break;
+        }
+    }
+    Ok(writer.shutdown().await?)
+}
+
+/// Carries one output stream to its end.
+async fn pump(
+    agent: Rc<Agent>,
+    port: Rc<Port>,
+    stream: StreamName,
+    frames: mpsc::Sender<AgentFrame>,
+    mut finishing: watch::Receiver<bool>,
+) {
+    let mut offset = 0;
+    let mut drained = 0;
+    while drained < DRAIN_LEN_MAX {
+        let finish = *finishing.borrow_and_update();
+        if !finish {
+            tokio::select! {
+                () = port.readable() => {}
+                changed = finishing.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            }
+        }
+        let bytes = match read(&agent, &port, finish) {
+            Ok(bytes) => bytes,
+            Err(Read::Nothing) if !finish => continue,
+            Err(_) => return,
+        };
+        drained += if finish { bytes.len() } else { 0 };
+        let next = offset + bytes.len() as u64;
+        if frames.send(AgentFrame::Data { stream, offset, bytes }).await.is_err() {
+            return;
+        }
+        offset = next;
+    }
+}
+
+fn read(agent: &Agent, port: &Port, finish: bool) -> Result<Bytes, Read> {
+    let mut scratch = agent.scratch.borrow_mut();
+    let len = scratch.len().min(PIECE_LEN_MAX);
+    let buffer = scratch.get_mut(..len).unwrap_or_default();
+    match if finish { port.read_now(buffer) } else { port.read(buffer) } {
+        Read::Bytes(n) => Ok(Bytes::copy_from_slice(buffer.get(..n).unwrap_or_default())),
+        other => Err(other),
+    }
+}
+
+/// From the start of the process to its last frame.
+struct Life {
+    supervision: Rc<Supervision>,
+    pumps: JoinSet<()>,
+    /// Tells the pumps to take what is there and end.
+    finish: watch::Sender<bool>,
+    terminal: bool,
+    deadline: Instant,
+}
+
+impl Life {
+    /// Without a terminal it lasts until nobody holds the output any more; with one, until the process has ended.
+    async fn live(&mut self) -> AgentFrame {
+        let mut exit = None;
+        let mut timed_out = false;
+        let mut until = self.deadline;
+        while exit.is_none() || !self.pumps.is_empty() {
+            tokio::select! {
+                record = self.supervision.next(), if exit.is_none() => {
+                    exit = Some(exit_of(record));
+                    if self.terminal {
+                        self.finish.send_replace(true);
+                    }
+                }
+                Some(_) = self.pumps.join_next(), if !self.pumps.is_empty() => {}
+                () = sleep_until(until) => {
+                    if timed_out {
+                        // Something the kernel cannot kill; the rest is over.
+                        exit.get_or_insert(Exit::signal(libc::SIGKILL));
+                        self.finish.send_replace(true);
+                        until = Instant::now() + TIMEOUT_MAX;
+                    } else {
+                        timed_out = true;
+                        self.supervision.order(KILL);
+                        until = Instant::now() + KILL_GRACE;
+                    }
+                }
+            }
+        }
+        // What it left in the background goes on, as after any shell.
+        self.supervision.order(RELEASE);
+        AgentFrame::Exit { exit: exit.unwrap_or(Exit::unknown()), timed_out }
+    }
+}
+
+fn exit_of(record: Option<Record>) -> Exit {
+    match record {
+        Some(Record::Ended(status)) if status < 0 => Exit::signal(-status),
+        Some(Record::Ended(status)) => Exit::code(status),
+        // The supervisor itself was killed, which happens when everything is.
+        Some(Record::Started(_) | Record::Failed(..)) | None => Exit::signal(libc::SIGKILL),
+    }
+}

@@ -1,0 +1,186 @@
+//! One connection of the daemon: a handler for each stream it opens.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use moat_agent::protocol::frame::{AgentFrame, DaemonFrame};
+use moat_agent::protocol::mux::{EXECS_MAX, Mode, Stream, VERBS_MAX, drive};
+use moat_agent::protocol::stream::{FrameReader, StreamError, write_frame, write_header};
+use moat_agent::protocol::{Hello, Offsets, PROTOCOL_VERSION, Reply, Request, StreamName};
+use moat_model::ErrorKind;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::failure::Failure;
+use super::output::{Next, Window};
+use super::{Agent, exec, main_process, procfs};
+
+/// Forwarded connections that may wait for a stream at once; more wait in line.
+const OPENS_MAX: usize = 16;
+/// A stream begins with its request.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Verbs this agent knows, by the names they have in requests.
+const VERBS: [&str; 9] = ["hello", "start", "wait", "output", "exec", "signal", "processes", "stats", "shutdown"];
+
+type Reader = FrameReader<ReadHalf<Stream>, DaemonFrame>;
+type Writer = WriteHalf<Stream>;
+
+/// Serves a connection until it ends. Dropping this hangs up on everything that depends on it.
+pub async fn serve(agent: Rc<Agent>, socket: UnixStream) {
+    let (opens, mut opens_rx) = mpsc::channel(OPENS_MAX);
+    agent.opens.replace(Some(opens));
+    let mut handlers = JoinSet::new();
+    let inbound = |stream| {
+        while handlers.try_join_next().is_some() {}
+        // A stream beyond the bound is dropped, which resets it.
+        if handlers.len() < EXECS_MAX + VERBS_MAX {
+            let agent = agent.clone();
+            // What goes wrong on a stream concerns whoever opened it, and they see it end.
+            handlers.spawn_local(async move { drop(handle(&agent, stream).await) });
+        }
+    };
+    // However it ends: the daemon connects again, or it does not.
+    let _ = drive(socket, Mode::Server, &mut opens_rx, inbound).await;
+}
+
+async fn handle(agent: &Rc<Agent>, stream: Stream) -> Result<(), StreamError> {
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut reader: Reader = FrameReader::new(reader);
+    let request = match timeout(REQUEST_DEADLINE, reader.header::<Request>()).await {
+        Err(_) => return Ok(()),
+        Ok(Err(StreamError::Frame(error))) => {
+            let failure = Failure::new(ErrorKind::Unsupported, format!("request: {error}"));
+            return answer(&mut writer, failure.into()).await;
+        }
+        Ok(request) => request?,
+    };
+    let reply = match request {
+        Request::Output { from } => return output(agent, from, reader, writer).await,
+        Request::Exec { spec } => return exec::serve(agent, &spec, reader, writer).await,
+        Request::Wait => {
+            tokio::select! {
+                exit = agent.main.wait() => exit.map(Reply::Exited),
+                // The daemon sends nothing here; it closed the stream, or broke the protocol.
+                _ = reader.next() => return Ok(()),
+            }
+        }
+        Request::Shutdown => return shutdown(agent, writer).await,
+        Request::Hello => Ok(Reply::Hello(hello(agent))),
+        Request::Start { process } => start(agent, process).await,
+        Request::Signal { signal } => main_process::signal(agent, signal).map(|()| Reply::Done),
+        Request::Processes => Ok(Reply::Processes { processes: procfs::processes(agent.own_namespace) }),
+        Request::Stats => Ok(Reply::Stats(procfs::stats(agent.own_namespace))),
+    };
+    answer(&mut writer, reply.unwrap_or_else(Reply::from)).await
+}
+
+async fn answer(writer: &mut Writer, reply: Reply) -> Result<(), StreamError> {
+    write_header::<AgentFrame>(writer, &reply).await?;
+    Ok(writer.shutdown().await?)
+}
+
+fn hello(agent: &Agent) -> Hello {
+    Hello {
+        protocol: PROTOCOL_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: VERBS.map(str::to_owned).to_vec(),
+        main: agent.main.state(),
+    }
+}
+
+async fn start(agent: &Rc<Agent>, process: moat_model::ProcessSpec) -> Result<Reply, Failure> {
+    // A task of its own: a start that was begun is finished, even if the daemon dies meanwhile.
+    let started = tokio::task::spawn_local(main_process::start(agent.clone(), process));
+    let pid = started.await.map_err(|_| Failure::new(ErrorKind::Internal, "the start was interrupted"))??;
+    Ok(Reply::Started { pid })
+}
+
+async fn shutdown(agent: &Agent, mut writer: Writer) -> Result<(), StreamError> {
+    agent.children.kill_all(agent.own_namespace).await;
+    let answered = answer(&mut writer, Reply::Done).await;
+    agent.quit.notify_one();
+    answered
+}
+
+/// Sends the main process's output and hears what is safe. The newest reader is the only one.
+async fn output(agent: &Agent, from: Offsets, mut reader: Reader, mut writer: Writer) -> Result<(), StreamError> {
+    if let Err(failure) = agent.main.check(from) {
+        return answer(&mut writer, failure.into()).await;
+    }
+    let turn = agent.output_turn.borrow().wrapping_add(1);
+    agent.output_turn.send_replace(turn);
+    let mut turns = agent.output_turn.subscribe();
+    write_header::<AgentFrame>(&mut writer, &Reply::Output).await?;
+    let hearing = async {
+        while let Some(frame) = reader.next().await? {
+            match frame {
+                DaemonFrame::Acknowledge(upto) => agent.main.acknowledge(upto),
+                _ => return Err(StreamError::Unexpected),
+            }
+        }
+        Ok(())
+    };
+    let telling = async {
+        tell(agent, from, &mut writer).await?;
+        // Acknowledgements of the last bytes are still to come.
+        std::future::pending().await
+    };
+    tokio::select! {
+        result = hearing => result,
+        result = telling => result,
+        _ = turns.wait_for(|now| *now != turn) => Ok(()),
+    }
+}
+
+/// One stream on its way to a reader.
+struct Telling<'a> {
+    name: StreamName,
+    window: &'a Window,
+    offset: u64,
+    ended: bool,
+}
+
+impl Telling<'_> {
+    /// Sends one frame if there is something to say; false if not.
+    async fn step(&mut self, writer: &mut Writer) -> Result<bool, StreamError> {
+        let (stream, offset) = (self.name, self.offset);
+        let frame = match self.window.next(offset) {
+            _ if self.ended => return Ok(false),
+            Next::Nothing => return Ok(false),
+            Next::Data(bytes) => {
+                self.offset += bytes.len() as u64;
+                AgentFrame::Data { stream, offset, bytes }
+            }
+            Next::End => {
+                self.ended = true;
+                AgentFrame::End { stream, offset }
+            }
+        };
+        write_frame(writer, &frame).await?;
+        Ok(true)
+    }
+}
+
+async fn tell(agent: &Agent, from: Offsets, writer: &mut Writer) -> Result<(), StreamError> {
+    let (out, err) = (&agent.main.stdout, &agent.main.stderr);
+    let mut changed = (out.subscribe(), err.subscribe());
+    let mut stdout = Telling { name: StreamName::Stdout, window: out, offset: from.stdout, ended: false };
+    let mut stderr = Telling { name: StreamName::Stderr, window: err, offset: from.stderr, ended: false };
+    while !(stdout.ended && stderr.ended) {
+        changed.0.mark_unchanged();
+        changed.1.mark_unchanged();
+        // In turn, so that a loud stream does not keep a quiet one from being heard.
+        let (said_out, said_err) = (stdout.step(writer).await?, stderr.step(writer).await?);
+        if !said_out && !said_err {
+            tokio::select! {
+                _ = changed.0.changed() => {}
+                _ = changed.1.changed() => {}
+            }
+        }
+    }
+    Ok(())
+}
