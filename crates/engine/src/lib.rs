@@ -4,12 +4,26 @@
 //! What is not: any driver by name, NATS, HTTP. The engine runs and is tested without a broker.
 //! Start at [`driver::Driver`], then [`supervisor::Engine`].
 
+mod absent;
+mod actor;
+mod allocator;
+mod announcer;
+mod clock;
 pub mod driver;
+mod effects;
 pub mod error;
 pub mod guest;
+mod lane;
+mod mailbox;
 pub mod outlet;
+mod pump;
+pub mod record;
 pub mod registry;
 pub mod supervisor;
+mod sweep;
+mod tasks;
+#[cfg(test)]
+mod testing;
 
 pub use driver::{Driver, Record};
 pub use error::{Error, Result};

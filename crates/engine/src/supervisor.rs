@@ -1,19 +1,57 @@
 //! The engine's front: every sandbox of this node by its id.
+//!
+//! Who calls what:
+//!
+//! ```text
+//! node ──> Engine ──Ask──> Actor (one per sandbox, the only writer of its State)
+//!                            │  step()            model: what happens next, and what is to be done
+//!                            │  Store::save       written down before anything is done or told
+//!                            ├─> Lane             driver calls, one at a time: create, start, kill, release, …
+//!                            ├─> watchers         Guest::lost, Guest::wait_main, pump: Guest::output ──> Outlet::append
+//!                            └─> Announcer        Outlet::announce, in order, after it was written down
+//! node <── watch::Receiver<SandboxView>           the same views, without queueing
+//! node <── Outlet                                 output and facts that must not be lost
+//! ```
+//!
+//! Calls that only need the live agent or the driver (`exec`, `processes`, `usage`) fetch it from the actor and then go to
+//! it directly, in the task of the caller. Dropping the future of a call gives up waiting, never the thing asked for.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures::FutureExt;
 use moat_agent::protocol::GuestProcess;
 pub use moat_model::lifecycle::Deadlines;
-use moat_model::lifecycle::{SandboxView, Step};
+use moat_model::lifecycle::{Event, Fact, PhaseName, Request, SandboxView, State, Step, step};
 use moat_model::spec::{ExecSpec, StopSpec};
-use moat_model::{ErrorKind, SandboxId, SandboxSpec};
+use moat_model::{Cause, ErrorKind, Isolation, Resource, SandboxId, SandboxSpec};
 
-use crate::driver::Usage;
+use tokio::time::Instant;
+
+use crate::absent::AbsentDriver;
+use crate::actor::{Actor, Shared};
+use crate::allocator::{UIDS_PER_BLOCK, UidAllocator};
+use crate::clock::Clock;
+use crate::driver::{Driver, Place, Usage};
 use crate::error::{Error, Result};
 use crate::guest::ExecSession;
+use crate::mailbox::{Handle, Signals, mailbox};
 use crate::outlet::Outlet;
+use crate::record::{FileStore, RECORD_VERSION, SandboxRecord, Store};
 pub use crate::registry::Registry;
+use crate::sweep::{orphans, sweep};
+use crate::tasks::{TaskKind, Tasks};
+
+/// How often the actor of one sandbox is replaced after it broke. More than this and the sandbox stays as it is until
+/// the daemon is restarted; its record is kept.
+const REPLACEMENTS_MAX: u32 = 3;
+/// How long opening waits for found sandboxes to be running or ended again.
+const SETTLE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a stopping daemon waits for its actors; they wait for nothing, so this is a scheduler's pause.
+const DETACH_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the operator sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +79,15 @@ impl EngineConfig {
             deadlines: Deadlines::default(),
         }
     }
+
+    fn place(&self, id: &SandboxId, uid_base: u32) -> Place {
+        Place {
+            id: id.clone(),
+            run_dir: self.run_dir.join("sandboxes").join(id.as_str()),
+            data_dir: self.data_dir.join("alloc").join(id.as_str()),
+            uid_base,
+        }
+    }
 }
 
 /// Every sandbox of this node. Cheap to clone; all clones are the same engine.
@@ -51,18 +98,62 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Inner {
+    config: EngineConfig,
     drivers: Registry,
+    shared: Shared,
+    tasks: Tasks,
+    table: Mutex<BTreeMap<SandboxId, Handle>>,
 }
 
 impl Engine {
-    /// Opens the engine and finds again what an earlier daemon left. The views are of everything found, ended ones too.
+    /// Opens the engine and finds again what an earlier daemon left. The views are of everything found, ended ones too;
+    /// those that were running are `recovering`, and become running or ended within the recover deadline.
+    ///
+    /// The caller holds the lock on `run_dir`: two engines there would fight over the same sandboxes.
     pub async fn open(
         config: EngineConfig,
         drivers: Registry,
         outlet: Arc<dyn Outlet>,
     ) -> Result<(Self, Vec<SandboxView>)> {
-        drop((config, outlet));
-        Ok((Self { inner: Arc::new(Inner { drivers }) }, Vec::new()))
+        let store = Arc::new(FileStore::open(config.run_dir.join("sandboxes"))?);
+        Self::open_on(config, drivers, outlet, store).await
+    }
+
+    /// As [`Engine::open`], with records kept in `store`.
+    pub async fn open_on(
+        config: EngineConfig,
+        drivers: Registry,
+        outlet: Arc<dyn Outlet>,
+        store: Arc<dyn Store>,
+    ) -> Result<(Self, Vec<SandboxView>)> {
+        let loaded = store.load()?;
+        let tasks = Tasks::default();
+        let uids = Arc::new(UidAllocator::new(config.uid_base));
+        let shared = Shared { store, outlet, uids, clock: Clock::start(), detach: tasks.detach.clone() };
+        let inner = Arc::new(Inner { config, drivers, shared, tasks, table: Mutex::default() });
+        let engine = Self { inner };
+
+        // All blocks are marked before the first actor runs, so that none is given twice.
+        for lease in loaded.records.iter().flat_map(|record| &record.state.leases) {
+            if let Resource::UidRange { base, .. } = lease.resource {
+                engine.inner.shared.uids.hold(base);
+            }
+        }
+        let known: BTreeSet<SandboxId> = loaded.records.iter().map(|record| record.state.id.clone()).collect();
+        engine.sweep(&known, loaded.set_aside);
+        let mut handles = Vec::with_capacity(loaded.records.len());
+        for record in loaded.records {
+            let driver = engine.driver_of(&record.state);
+            handles.push(engine.adopt(record, driver));
+        }
+        // Agents answer in milliseconds; one that does not must not hold up the rest, and stays `recovering` for now.
+        let deadline = Instant::now() + SETTLE_WITHIN;
+        let mut views = Vec::with_capacity(handles.len());
+        for handle in handles {
+            let settled = handle.wait_for(deadline, |view| view.phase != PhaseName::Recovering).await;
+            views.push(settled.unwrap_or_else(|| handle.view()));
+        }
+        Ok((engine, views))
     }
 
     /// Says which field of `spec` cannot be honoured here.
@@ -73,74 +164,266 @@ impl Engine {
     /// Creates a sandbox; returns when its main process runs, or its agent is ready if it has none. After an error, which
     /// carries stage and cause, nothing of it is left.
     pub async fn create(&self, id: SandboxId, spec: SandboxSpec) -> Result<SandboxView> {
-        self.validate(&spec)?;
-        Err(no_actors(&id))
+        let driver = self.inner.drivers.pick(&spec)?;
+        driver.validate(&spec)?;
+        let handle = self.begin(id, spec, driver)?;
+        let limits = self.inner.config.deadlines;
+        let deadline = Instant::now() + limits.create + limits.agent + limits.main + limits.effect;
+        let decided = |view: &SandboxView| {
+            view.started_at.is_some()
+                || matches!(view.phase, PhaseName::Stopping | PhaseName::Stopped | PhaseName::Failed)
+        };
+        if let Some(view) = handle.wait_for(deadline, decided).await
+            && view.started_at.is_some()
+        {
+            return Ok(view);
+        }
+        // Bounded: what cannot be cleared away now goes on being tried, with its record kept.
+        if let Err(left) = self.delete_within(&handle, limits.effect).await {
+            tracing::warn!(sandbox = %handle.id(), error = left.chain(), "clearing away a failed start goes on");
+        }
+        Err(not_created(&handle))
     }
 
     /// The sandbox as it is now.
-    pub fn get(&self, _id: &SandboxId) -> Option<SandboxView> {
-        None
+    pub fn get(&self, id: &SandboxId) -> Option<SandboxView> {
+        self.table().get(id).map(Handle::view)
     }
 
     /// All of them, ended ones whose record is kept included.
     pub fn list(&self) -> Vec<SandboxView> {
-        Vec::new()
+        self.table().values().map(Handle::view).collect()
     }
 
     /// Follows one.
-    pub fn watch(&self, _id: &SandboxId) -> Option<tokio::sync::watch::Receiver<SandboxView>> {
-        None
+    pub fn watch(&self, id: &SandboxId) -> Option<tokio::sync::watch::Receiver<SandboxView>> {
+        self.table().get(id).map(|handle| handle.signals.views.subscribe())
     }
 
     /// Stops it; resolves at the terminal view. `how` overrides the spec's way.
-    pub async fn stop(&self, id: &SandboxId, _how: Option<StopSpec>) -> Result<SandboxView> {
-        Err(no_actors(id))
+    pub async fn stop(&self, id: &SandboxId, how: Option<StopSpec>) -> Result<SandboxView> {
+        let handle = self.handle(id)?;
+        let how = how.unwrap_or(handle.stop_spec);
+        handle.end(Request::Stop(how)).await?;
+        self.ended(&handle, how.grace).await
     }
 
     /// Kills it; resolves at the terminal view.
     pub async fn kill(&self, id: &SandboxId) -> Result<SandboxView> {
-        Err(no_actors(id))
+        let handle = self.handle(id)?;
+        handle.end(Request::Kill).await?;
+        self.ended(&handle, Duration::ZERO).await
     }
 
-    /// Freezes it.
+    /// Freezes it; resolves when nothing in it is scheduled any more.
     pub async fn pause(&self, id: &SandboxId) -> Result<SandboxView> {
-        Err(no_actors(id))
+        self.handle(id)?.freeze(true).await
     }
 
     /// Lets it go on.
     pub async fn resume(&self, id: &SandboxId) -> Result<SandboxView> {
-        Err(no_actors(id))
+        self.handle(id)?.freeze(false).await
     }
 
-    /// Ends it, from whatever phase, and forgets its record.
+    /// Ends it, from whatever phase, and forgets its record; resolves when it is forgotten.
     pub async fn delete(&self, id: &SandboxId) -> Result<()> {
-        Err(no_actors(id))
+        let handle = self.handle(id)?;
+        self.delete_within(&handle, self.down_within(Duration::ZERO)).await
     }
 
     /// Runs another process in it.
-    pub async fn exec(&self, id: &SandboxId, _spec: &ExecSpec) -> Result<ExecSession> {
-        Err(no_actors(id))
+    pub async fn exec(&self, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
+        self.handle(id)?.guest().await?.exec(spec).await
     }
 
     /// Lists its processes.
     pub async fn processes(&self, id: &SandboxId) -> Result<Vec<GuestProcess>> {
-        Err(no_actors(id))
+        self.handle(id)?.guest().await?.processes().await
     }
 
     /// Measures it.
     pub async fn usage(&self, id: &SandboxId) -> Result<Usage> {
-        Err(no_actors(id))
+        let (driver, record) = self.handle(id)?.driver().await?;
+        driver.usage(&record).await
     }
 
     /// What happened to it, step by step.
     pub async fn explain(&self, id: &SandboxId) -> Result<Vec<Step>> {
-        Err(no_actors(id))
+        self.handle(id)?.explain().await
+    }
+
+    /// Actors that broke since the engine was opened. Each is a bug, and cost one sandbox.
+    pub fn panics(&self) -> u64 {
+        self.inner.tasks.panics()
     }
 
     /// Lets go of every sandbox: the daemon stops, they live on.
-    pub async fn detach(self) {}
+    pub async fn detach(self) {
+        self.inner.tasks.end(DETACH_WITHIN).await;
+    }
+
+    // --- beneath -----------------------------------------------------------------------------------------------------
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Handle>> {
+        // Entries are inserted and removed whole, so a panic elsewhere cannot have left the map half changed.
+        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self, id: &SandboxId) -> Result<Handle> {
+        self.table()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("sandbox {id}: not on this node")))
+    }
+
+    fn driver_of(&self, state: &State) -> Arc<dyn Driver> {
+        self.inner.drivers.named(&state.driver).unwrap_or_else(|| {
+            tracing::error!(sandbox = %state.id, driver = state.driver, "driver not offered on this node");
+            Arc::new(AbsentDriver::new(&state.driver, state.isolation))
+        })
+    }
+
+    /// Takes a place in the table and starts the actor of a new sandbox.
+    fn begin(&self, id: SandboxId, spec: SandboxSpec, driver: Arc<dyn Driver>) -> Result<Handle> {
+        let Inner { config, shared, .. } = &*self.inner;
+        let mut table = self.table();
+        if table.contains_key(&id) {
+            return Err(Error::new(ErrorKind::Conflict, format!("sandbox {id}: there is one with this id already")));
+        }
+        let live = table.values().filter(|handle| !handle.signals.views.borrow().phase.is_terminal()).count();
+        if live >= config.sandboxes_max {
+            let what = format!("sandboxes_max: this node has {live} sandboxes, and may have no more");
+            return Err(Error::new(ErrorKind::Exhausted, what));
+        }
+        let description = driver.describe();
+        // Processes of the host run as users of the host; everything else gets ids of its own.
+        let uid_base = if description.isolation == Isolation::Process { 0 } else { shared.uids.take()? };
+        let place = config.place(&id, uid_base);
+        let mut resources = Vec::new();
+        if uid_base != 0 {
+            resources.push(Resource::UidRange { base: uid_base, count: UIDS_PER_BLOCK });
+        }
+        let planned = driver.plan(&place, &spec);
+        resources.extend(planned.into_iter().filter(|resource| !matches!(resource, Resource::UidRange { .. })));
+
+        let at = shared.clock.now();
+        let state = State::accepted(id, spec, description.name, description.isolation, config.deadlines, at);
+        let record = SandboxRecord { version: RECORD_VERSION, state, place, driver_record: None };
+        let handle = self.spawn(record, driver, Fact::Planned(resources), &mut table);
+        Ok(handle)
+    }
+
+    /// Starts the actor of a recorded sandbox.
+    fn adopt(&self, record: SandboxRecord, driver: Arc<dyn Driver>) -> Handle {
+        let mut table = self.table();
+        self.spawn(record, driver, Fact::Restarted, &mut table)
+    }
+
+    fn spawn(
+        &self,
+        record: SandboxRecord,
+        driver: Arc<dyn Driver>,
+        first: Fact,
+        table: &mut BTreeMap<SandboxId, Handle>,
+    ) -> Handle {
+        let id = record.state.id.clone();
+        // What is shown from the first moment is what the actor is about to make of it: never the belief of a dead daemon.
+        let (soon, _) = step(&record.state, Event::new(self.inner.shared.clock.now(), first.clone()));
+        let signals = Signals::new(soon.view());
+        let holds_uids = |r: &Resource| matches!(r, Resource::UidRange { .. });
+        let planned = matches!(&first, Fact::Planned(resources) if resources.iter().any(holds_uids));
+        if !planned && !record.state.leases.iter().any(|lease| holds_uids(&lease.resource)) {
+            // It holds no block; the one it once had may be somebody else's.
+            signals.uids_freed.swap(true);
+        }
+        let (handle, inbox) = mailbox(&record.state, signals.clone());
+        table.insert(id.clone(), handle.clone());
+        let actor = Actor::new(record, Arc::clone(&driver), self.inner.shared.clone(), inbox, signals);
+        let keeper = self.clone();
+        self.inner.tasks.spawn(TaskKind::Actor, id.to_string(), async move {
+            keeper.keep(id, driver, actor, first).await;
+        });
+        handle
+    }
+
+    /// Runs an actor to its end; one that breaks is counted and replaced by one that ends the sandbox.
+    async fn keep(&self, id: SandboxId, driver: Arc<dyn Driver>, mut actor: Actor, mut first: Fact) {
+        for _ in 0..=REPLACEMENTS_MAX {
+            if AssertUnwindSafe(actor.run(first)).catch_unwind().await.is_ok() {
+                if actor.is_forgotten() {
+                    self.table().remove(&id);
+                }
+                return;
+            }
+            self.inner.tasks.count_panic();
+            tracing::error!(sandbox = %id, "the actor of a sandbox broke; the sandbox is ended");
+            actor.clear().await;
+            let Ok(record) = self.inner.shared.store.load_one(&id) else { break };
+            let signals = actor.signals();
+            let (handle, inbox) = mailbox(&record.state, signals.clone());
+            self.table().insert(id.clone(), handle);
+            actor = Actor::new(record, Arc::clone(&driver), self.inner.shared.clone(), inbox, signals);
+            first = Fact::ActorBroken("the actor broke".to_owned());
+        }
+        tracing::error!(sandbox = %id, "given up until the daemon is restarted; what it holds is on record");
+    }
+
+    fn sweep(&self, known: &BTreeSet<SandboxId>, set_aside: BTreeSet<SandboxId>) {
+        let config = &self.inner.config;
+        let dirs = [config.run_dir.join("sandboxes"), config.data_dir.join("alloc")];
+        let [run, data] = &dirs;
+        let mut lost = orphans(&[run, data], known);
+        lost.extend(set_aside);
+        if lost.is_empty() {
+            return;
+        }
+        let places: Vec<Place> = lost.iter().map(|id| config.place(id, 0)).collect();
+        let drivers = self.inner.drivers.clone();
+        self.inner.tasks.spawn(TaskKind::Sweep, "orphans".to_owned(), async move {
+            for place in &places {
+                sweep(place, &drivers).await;
+            }
+        });
+    }
+
+    /// The longest a way down takes if nothing has to be tried twice.
+    fn down_within(&self, grace: Duration) -> Duration {
+        let limits = self.inner.config.deadlines;
+        grace + limits.recover + limits.kill + limits.drain + limits.shutdown + limits.effect * 4
+    }
+
+    async fn ended(&self, handle: &Handle, grace: Duration) -> Result<SandboxView> {
+        let deadline = Instant::now() + self.down_within(grace);
+        let view = handle.wait_for(deadline, |view| view.phase.is_terminal()).await;
+        view.ok_or_else(|| still_ending(handle))
+    }
+
+    async fn delete_within(&self, handle: &Handle, limit: Duration) -> Result<()> {
+        handle.end(Request::Delete).await?;
+        let forgotten = handle.signals.forgotten.cancelled();
+        tokio::time::timeout(limit, forgotten).await.map_err(|_| still_ending(handle))
+    }
 }
 
-fn no_actors(id: &SandboxId) -> Error {
-    Error::new(ErrorKind::NotFound, format!("sandbox {id}: not on this node"))
+fn not_created(handle: &Handle) -> Error {
+    let id = handle.id();
+    let view = handle.view();
+    let failure = handle.signals.failure.get().copied();
+    match view.cause {
+        Some(Cause::StartFailed { stage, detail }) => {
+            Error::new(failure.unwrap_or(ErrorKind::Deadline), format!("create sandbox {id}: {stage}: {detail}"))
+        }
+        Some(cause) => {
+            Error::new(ErrorKind::Conflict, format!("create sandbox {id}: {} while it was starting", cause.message()))
+        }
+        None => {
+            let what = format!("create sandbox {id}: failed, and is still {}; ask `explain` why", view.phase);
+            Error::new(failure.unwrap_or(ErrorKind::Deadline), what)
+        }
+    }
+}
+
+fn still_ending(handle: &Handle) -> Error {
+    let what = format!("sandbox {}: still {}; it goes on being ended", handle.id(), handle.view().phase);
+    Error::new(ErrorKind::Deadline, what)
 }

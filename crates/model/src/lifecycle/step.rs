@@ -5,7 +5,7 @@
 //! together.
 
 use super::admission::{Admission, admission};
-use super::event::{Effect, Event, Fact, MainSeen, Request};
+use super::event::{Effect, Event, Fact, Request};
 use super::state::{Phase, Rung, StartStep, State, Stopping};
 use crate::spec::StopSpec;
 use crate::{Cause, Exit, Lease, LeaseState, Resource, Timestamp};

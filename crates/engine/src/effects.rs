@@ -1,0 +1,244 @@
+//! Doing what a step asked for: one future for each effect, bounded in time, whose result is a fact.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moat_agent::protocol::MainState;
+use moat_model::lifecycle::{Deadlines, Effect, Fact, MainSeen};
+use moat_model::{ErrorKind, ProcessSpec, Resource};
+
+use crate::driver::{Driver, Record, Recovered};
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+use crate::record::SandboxRecord;
+
+/// What an effect came to: a fact, and what the actor must keep because of it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing to keep.
+    Fact(Fact),
+    /// It failed, and a caller may want to know in which way.
+    Failed(Fact, ErrorKind),
+    /// The driver's record.
+    Created(Record),
+    /// The agent.
+    AgentReady(Arc<dyn Guest>),
+    /// The agent, found again.
+    Adopted(Arc<dyn Guest>, MainSeen),
+}
+
+/// Everything an effect may need, owned by its task.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The sandbox as it was written down when the effect was begun.
+    pub record: Arc<SandboxRecord>,
+    /// Its driver.
+    pub driver: Arc<dyn Driver>,
+    /// Its agent, if it has one.
+    pub guest: Option<Arc<dyn Guest>>,
+}
+
+/// Does `effect`. Those that the actor does itself are answered with the fact that would end a wait for them.
+pub async fn perform(effect: Effect, context: Context) -> Outcome {
+    let limits = context.record.state.deadlines;
+    match effect {
+        Effect::Create => create(&context).await,
+        Effect::StartAgent => start_agent(&context).await,
+        Effect::StartMain => start_main(&context).await,
+        Effect::Freeze => freeze(&context, limits).await,
+        Effect::Thaw => thaw(&context, limits).await,
+        Effect::Destroy { polite } => destroy(&context, polite, limits).await,
+        Effect::Measure => measure(&context, limits).await,
+        Effect::Release(resource) => release(&context, resource, limits).await,
+        Effect::Recover { thaw } => recover(&context, thaw, limits).await,
+        Effect::Signal(signal) => match context.guest() {
+            Ok(guest) => match bounded(limits.effect, "signal the main process", guest.signal_main(signal)).await {
+                // The news that matters is the end of the main process.
+                Ok(()) => Outcome::Fact(Fact::Ticked),
+                Err(error) => Outcome::Fact(Fact::SignalFailed(error.chain())),
+            },
+            Err(error) => Outcome::Fact(Fact::SignalFailed(error.chain())),
+        },
+        Effect::AbandonStart | Effect::WatchAgent | Effect::WatchMain | Effect::Forget => Outcome::Fact(Fact::Ticked),
+    }
+}
+
+/// The fact that says that `effect` failed, for one that ended without a result of its own.
+pub fn failure(effect: &Effect, detail: String) -> Fact {
+    match effect {
+        Effect::Create => Fact::CreateFailed(detail),
+        Effect::StartAgent => Fact::AgentStartFailed(detail),
+        Effect::StartMain => Fact::MainStartFailed(detail),
+        Effect::Freeze => Fact::FreezeFailed(detail),
+        Effect::Thaw => Fact::ThawFailed(detail),
+        Effect::Destroy { .. } => Fact::DestroyFailed(detail),
+        Effect::Measure => Fact::Measured { oom_kills: None },
+        Effect::Release(resource) => Fact::ReleaseFailed(resource.clone(), detail),
+        Effect::Recover { .. } => Fact::RecoverFailed(detail),
+        Effect::Signal(_) => Fact::SignalFailed(detail),
+        Effect::AbandonStart | Effect::WatchAgent | Effect::WatchMain | Effect::Forget => Fact::Ticked,
+    }
+}
+
+/// Whether giving up a start ends this effect.
+pub fn is_start(effect: &Effect) -> bool {
+    matches!(effect, Effect::Create | Effect::StartAgent | Effect::StartMain)
+}
+
+impl Context {
+    fn guest(&self) -> Result<&Arc<dyn Guest>> {
+        self.guest.as_ref().ok_or_else(|| Error::new(ErrorKind::Unavailable, "reach the agent: there is none"))
+    }
+
+    fn driver_record(&self) -> Result<&Record> {
+        self.record
+            .driver_record
+            .as_ref()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "read the driver's record: there is none"))
+    }
+}
+
+async fn bounded<T>(limit: Duration, doing: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::new(ErrorKind::Deadline, format!("{doing}: no answer within {} ms", limit.as_millis()))),
+    }
+}
+
+// The three steps of a start have no bound here: the state's own deadline gives them up.
+
+async fn create(context: &Context) -> Outcome {
+    match context.driver.create(&context.record.place, &context.record.state.spec).await {
+        Ok(record) => Outcome::Created(record),
+        Err(error) => Outcome::Failed(Fact::CreateFailed(error.chain()), error.kind),
+    }
+}
+
+async fn start_agent(context: &Context) -> Outcome {
+    let start = async { context.driver.start(context.driver_record()?).await };
+    match start.await {
+        Ok(guest) => Outcome::AgentReady(guest),
+        Err(error) => Outcome::Failed(Fact::AgentStartFailed(error.chain()), error.kind),
+    }
+}
+
+async fn start_main(context: &Context) -> Outcome {
+    let start = async {
+        let guest = context.guest()?;
+        let Some(process) = &context.record.state.spec.main else {
+            return Err(Error::new(ErrorKind::Internal, "start main: the spec has none"));
+        };
+        start_main_once(guest.as_ref(), process).await
+    };
+    match start.await {
+        Ok(()) => Outcome::Fact(Fact::MainStarted),
+        Err(error) => Outcome::Failed(Fact::MainStartFailed(error.chain()), error.kind),
+    }
+}
+
+/// A request of a daemon that has ended may still have been on its way: then the agent refuses a second start, and the
+/// main process runs, or has run, all the same.
+async fn start_main_once(guest: &dyn Guest, process: &ProcessSpec) -> Result<()> {
+    match guest.start_main(process).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind == ErrorKind::Conflict => match guest.hello().await?.main {
+            MainState::Running { .. } | MainState::Exited { .. } => Ok(()),
+            MainState::Idle => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+async fn freeze(context: &Context, limits: Deadlines) -> Outcome {
+    let freeze = async {
+        let Some(freezer) = context.driver.freezer() else { return Err(no_freezer(context)) };
+        freezer.freeze(context.driver_record()?).await
+    };
+    match bounded(limits.effect, "freeze", freeze).await {
+        Ok(()) => Outcome::Fact(Fact::Frozen),
+        Err(error) => Outcome::Failed(Fact::FreezeFailed(error.chain()), error.kind),
+    }
+}
+
+async fn thaw(context: &Context, limits: Deadlines) -> Outcome {
+    let thaw = async {
+        let Some(freezer) = context.driver.freezer() else { return Err(no_freezer(context)) };
+        freezer.thaw(context.driver_record()?).await
+    };
+    match bounded(limits.effect, "thaw", thaw).await {
+        Ok(()) => Outcome::Fact(Fact::Thawed),
+        Err(error) => Outcome::Failed(Fact::ThawFailed(error.chain()), error.kind),
+    }
+}
+
+fn no_freezer(context: &Context) -> Error {
+    let driver = &context.record.state.driver;
+    Error::new(ErrorKind::Unsupported, format!("pause: driver {driver} cannot freeze a sandbox"))
+}
+
+/// The agent is asked first so that it can end in good order; then the driver makes sure.
+async fn destroy(context: &Context, polite: bool, limits: Deadlines) -> Outcome {
+    if polite && let Some(guest) = &context.guest {
+        let farewell = async {
+            guest.shutdown().await?;
+            guest.lost().await;
+            Ok(())
+        };
+        if let Err(error) = bounded(limits.shutdown, "shut the agent down", farewell).await {
+            tracing::debug!(sandbox = %context.record.state.id, error = error.chain(), "agent did not end by itself");
+        }
+    }
+    let kill = async { context.driver.kill(context.driver_record()?).await };
+    match bounded(limits.effect, "kill", kill).await {
+        Ok(()) => Outcome::Fact(Fact::Destroyed),
+        Err(error) => Outcome::Fact(Fact::DestroyFailed(error.chain())),
+    }
+}
+
+async fn measure(context: &Context, limits: Deadlines) -> Outcome {
+    let usage = async { context.driver.usage(context.driver_record()?).await };
+    let oom_kills = match bounded(limits.effect, "measure usage", usage).await {
+        Ok(usage) => Some(usage.oom_kills),
+        Err(error) => {
+            tracing::warn!(sandbox = %context.record.state.id, error = error.chain(), "usage unknown at the end");
+            None
+        }
+    };
+    Outcome::Fact(Fact::Measured { oom_kills })
+}
+
+async fn release(context: &Context, resource: Resource, limits: Deadlines) -> Outcome {
+    if matches!(resource, Resource::UidRange { .. }) {
+        // Nothing on the host. The actor gives the block back once it is written down that nobody holds it.
+        return Outcome::Fact(Fact::Released(resource));
+    }
+    match bounded(limits.effect, "release", context.driver.release(&resource)).await {
+        Ok(()) => Outcome::Fact(Fact::Released(resource)),
+        Err(error) => Outcome::Fact(Fact::ReleaseFailed(resource, error.chain())),
+    }
+}
+
+async fn recover(context: &Context, thaw: bool, limits: Deadlines) -> Outcome {
+    let look = async {
+        let record = context.driver_record()?;
+        if thaw && let Some(freezer) = context.driver.freezer() {
+            freezer.thaw(record).await?;
+        }
+        match context.driver.recover(record).await? {
+            Recovered::Gone { detail } => Ok(Outcome::Fact(Fact::FoundGone(detail))),
+            Recovered::Alive(guest) => {
+                let seen = match guest.hello().await?.main {
+                    MainState::Idle => MainSeen::Idle,
+                    MainState::Running { .. } => MainSeen::Running,
+                    MainState::Exited { exit } => MainSeen::Exited(exit),
+                };
+                Ok(Outcome::Adopted(guest, seen))
+            }
+        }
+    };
+    match bounded(limits.recover, "recover", look).await {
+        Ok(outcome) => outcome,
+        Err(error) => Outcome::Fact(Fact::RecoverFailed(error.chain())),
+    }
+}

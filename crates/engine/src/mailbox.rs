@@ -1,0 +1,218 @@
+//! How the rest of the engine speaks to an actor, and what it may know without speaking.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use moat_model::lifecycle::{Request, SandboxView, State, Step};
+use moat_model::spec::StopSpec;
+use moat_model::{ErrorKind, SandboxId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::{Driver, Record};
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+
+/// Kills, deletes and stops waiting for one actor: it takes them at once, so more than a few means that many callers
+/// want the same thing.
+const ENDS_MAX: usize = 8;
+/// Other requests waiting for one actor.
+const OTHERS_MAX: usize = 64;
+/// An actor never waits inside a turn, and what it answers late (a freeze) has a bound of its own, ten seconds unless the
+/// operator gave it more. Nothing heard for longer than this: it is gone.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Something asked of an actor.
+#[derive(Debug)]
+pub enum Ask {
+    /// Stop, kill or delete. Answered when it is under way, or needless.
+    End {
+        /// Which.
+        request: Request,
+        /// Where the answer goes.
+        reply: oneshot::Sender<()>,
+    },
+    /// Freeze or thaw. Answered when it has come to something.
+    Freeze {
+        /// Freeze, or else thaw.
+        freeze: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<SandboxView>>,
+    },
+    /// The agent, if it may be used now.
+    Guest {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Arc<dyn Guest>>>,
+    },
+    /// The driver and its record, as long as something exists.
+    Driver {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<(Arc<dyn Driver>, Record)>>,
+    },
+    /// What happened so far.
+    Explain {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Vec<Step>>,
+    },
+}
+
+/// The actor's side.
+#[derive(Debug)]
+pub struct Inbox {
+    /// Kills have a channel of their own: nothing can be in front of them.
+    pub kill: mpsc::Receiver<Ask>,
+    /// Deletes.
+    pub delete: mpsc::Receiver<Ask>,
+    /// Stops.
+    pub stop: mpsc::Receiver<Ask>,
+    /// Everything else.
+    pub other: mpsc::Receiver<Ask>,
+}
+
+impl Inbox {
+    /// Answers everybody who is still waiting.
+    pub fn refuse_rest(&mut self, id: &SandboxId) {
+        for queue in [&mut self.kill, &mut self.delete, &mut self.stop, &mut self.other] {
+            queue.close();
+            while let Ok(ask) = queue.try_recv() {
+                match ask {
+                    Ask::Freeze { reply, .. } => drop(reply.send(Err(gone(id)))),
+                    Ask::Guest { reply } => drop(reply.send(Err(gone(id)))),
+                    Ask::Driver { reply } => drop(reply.send(Err(gone(id)))),
+                    // Dropping the sender of these says the same.
+                    Ask::End { .. } | Ask::Explain { .. } => {}
+                }
+            }
+        }
+    }
+}
+
+/// What an actor shows without being asked. Outlives it: a broken actor is replaced behind the same signals.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    /// The sandbox as it is.
+    pub views: Arc<watch::Sender<SandboxView>>,
+    /// Its record is gone.
+    pub forgotten: CancellationToken,
+    /// In which way its start failed first.
+    pub failure: Arc<OnceLock<ErrorKind>>,
+    /// Its block of user ids was given back.
+    pub uids_freed: Arc<Once>,
+}
+
+/// A flag that is raised once.
+#[derive(Debug, Default)]
+pub struct Once(AtomicBool);
+
+impl Once {
+    /// Raises it and says whether it was raised before.
+    pub fn swap(&self, raised: bool) -> bool {
+        self.0.swap(raised, Ordering::AcqRel)
+    }
+}
+
+impl Signals {
+    /// Signals that begin with this view.
+    pub fn new(view: SandboxView) -> Self {
+        Self {
+            views: Arc::new(watch::Sender::new(view)),
+            forgotten: CancellationToken::new(),
+            failure: Arc::default(),
+            uids_freed: Arc::default(),
+        }
+    }
+}
+
+/// The others' side. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    id: SandboxId,
+    /// How it is asked to stop if nobody says otherwise.
+    pub stop_spec: StopSpec,
+    kill: mpsc::Sender<Ask>,
+    delete: mpsc::Sender<Ask>,
+    stop: mpsc::Sender<Ask>,
+    other: mpsc::Sender<Ask>,
+    /// What it shows.
+    pub signals: Signals,
+}
+
+/// A mailbox for a sandbox.
+pub fn mailbox(state: &State, signals: Signals) -> (Handle, Inbox) {
+    let (kill, kills) = mpsc::channel(ENDS_MAX);
+    let (delete, deletes) = mpsc::channel(ENDS_MAX);
+    let (stop, stops) = mpsc::channel(ENDS_MAX);
+    let (other, others) = mpsc::channel(OTHERS_MAX);
+    let handle = Handle { id: state.id.clone(), stop_spec: state.stop_spec(), kill, delete, stop, other, signals };
+    (handle, Inbox { kill: kills, delete: deletes, stop: stops, other: others })
+}
+
+impl Handle {
+    /// Which sandbox.
+    pub fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// Waits for a view of this kind, no longer than until `deadline`.
+    pub async fn wait_for(&self, deadline: Instant, wanted: impl FnMut(&SandboxView) -> bool) -> Option<SandboxView> {
+        let mut views = self.signals.views.subscribe();
+        let waiting = views.wait_for(wanted);
+        let found = tokio::time::timeout_at(deadline, waiting).await.ok()?.ok()?.clone();
+        Some(found)
+    }
+
+    /// The sandbox as it is.
+    pub fn view(&self) -> SandboxView {
+        self.signals.views.borrow().clone()
+    }
+
+    /// Stops, kills or deletes; returns when that is under way.
+    pub async fn end(&self, request: Request) -> Result<()> {
+        let queue = match request {
+            Request::Kill => &self.kill,
+            Request::Delete => &self.delete,
+            _ => &self.stop,
+        };
+        self.ask(queue, |reply| Ask::End { request, reply }).await
+    }
+
+    /// Freezes or thaws; returns when that has come to something.
+    pub async fn freeze(&self, freeze: bool) -> Result<SandboxView> {
+        self.ask(&self.other, |reply| Ask::Freeze { freeze, reply }).await?
+    }
+
+    /// The agent, if it may be used now.
+    pub async fn guest(&self) -> Result<Arc<dyn Guest>> {
+        self.ask(&self.other, |reply| Ask::Guest { reply }).await?
+    }
+
+    /// The driver and its record, as long as something exists.
+    pub async fn driver(&self) -> Result<(Arc<dyn Driver>, Record)> {
+        self.ask(&self.other, |reply| Ask::Driver { reply }).await?
+    }
+
+    /// What happened so far.
+    pub async fn explain(&self) -> Result<Vec<Step>> {
+        self.ask(&self.other, |reply| Ask::Explain { reply }).await
+    }
+
+    async fn ask<T>(&self, queue: &mpsc::Sender<Ask>, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let asking = async {
+            queue.send(ask(reply)).await.map_err(|_| gone(&self.id))?;
+            answer.await.map_err(|_| gone(&self.id))
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, asking).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                Err(Error::new(ErrorKind::Unavailable, format!("sandbox {}: its actor does not answer", self.id)))
+            }
+        }
+    }
+}
+
+fn gone(id: &SandboxId) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("sandbox {id}: the daemon let go of it"))
+}
