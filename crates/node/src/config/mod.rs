@@ -15,10 +15,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use moat_api::nex::deploy::Extension;
+use moat_drivers::container::ContainerConfig;
+use moat_drivers::process::ProcessConfig;
 use moat_model::spec::Resources;
 use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 use zeroize::Zeroizing;
+
+use crate::jetstream::HistoryConfig;
 
 /// A secret text: wiped when dropped, never shown.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -126,6 +131,12 @@ pub struct NodeConfig {
     pub restart: RestartPolicy,
     /// Log files of each workload.
     pub logs: LogsConfig,
+    /// What JetStream keeps.
+    pub history: HistoryConfig,
+    /// The container driver.
+    pub container: ContainerConfig,
+    /// The process driver.
+    pub process: ProcessConfig,
     /// Bytes of fetched programs kept that nothing uses.
     pub artifact_cache_bytes_max: u64,
     /// Where `/metrics` listens.
@@ -214,6 +225,8 @@ pub struct AutostartConfig {
     pub jsdomain: Option<String>,
     /// Its environment.
     pub environment: BTreeMap<String, Secret>,
+    /// Our extension of DEPLOY, as written there.
+    pub moat: Option<Extension>,
 }
 
 impl NodeConfig {

@@ -164,6 +164,7 @@ fn autostart(workload: AutostartWorkload) -> RawAutostart {
         jsdomain: workload.jsdomain,
         environment: workload.environment.unwrap_or_default(),
         trigger_subjects: workload.trigger_subjects.unwrap_or_default(),
+        moat: None,
     }
 }
 

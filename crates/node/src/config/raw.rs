@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use moat_drivers::container::ContainerConfig;
+use moat_drivers::process::ProcessConfig;
 use serde::Deserialize;
 
 use super::span::{Size, Span};
+use crate::jetstream::HistoryConfig;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "each key is described once, in `reference`, which a test holds against these")]
 pub struct RawConfig {
     pub run_dir: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,
@@ -43,13 +45,18 @@ pub struct RawConfig {
     #[serde(default)]
     pub logs: RawLogs,
     #[serde(default)]
+    pub history: HistoryConfig,
+    #[serde(default)]
+    pub container: ContainerConfig,
+    #[serde(default)]
+    pub process: ProcessConfig,
+    #[serde(default)]
     pub autostart: Vec<RawAutostart>,
 }
 
 /// `[nats]`
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "described in `reference`")]
 pub struct RawNats {
     pub servers: Option<Vec<String>>,
     pub creds: Option<PathBuf>,
@@ -72,7 +79,6 @@ impl std::fmt::Debug for RawNats {
 /// `[limits]`
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "described in `reference`")]
 pub struct RawLimits {
     pub workloads_max: Option<u64>,
     pub artifact_size_max: Option<Size>,
@@ -82,7 +88,6 @@ pub struct RawLimits {
 /// `[resources]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "described in `reference`")]
 pub struct RawResources {
     pub memory: Option<Size>,
     pub memory_reserve: Option<Size>,
@@ -98,7 +103,6 @@ pub struct RawResources {
 /// `[restart]`
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "described in `reference`")]
 pub struct RawRestart {
     pub attempts_max: Option<u32>,
     pub delay_initial: Option<Span>,
@@ -109,7 +113,6 @@ pub struct RawRestart {
 /// `[logs]`
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "described in `reference`")]
 pub struct RawLogs {
     pub files_max: Option<u32>,
     pub file_size_max: Option<Size>,
@@ -118,7 +121,6 @@ pub struct RawLogs {
 /// One `[[autostart]]`; the members are those of Nex's JSON.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "described in `reference`")]
 pub struct RawAutostart {
     pub name: String,
     pub namespace: Option<String>,
@@ -134,6 +136,7 @@ pub struct RawAutostart {
     pub environment: BTreeMap<String, String>,
     #[serde(default)]
     pub trigger_subjects: Vec<String>,
+    pub moat: Option<moat_api::nex::deploy::Extension>,
 }
 
 impl std::fmt::Debug for RawAutostart {

@@ -110,6 +110,9 @@ const TOP: &[Key] = &[
     key("resources", "table", "", "See `[resources]`."),
     key("restart", "table", "", "See `[restart]`."),
     key("logs", "table", "", "See `[logs]`."),
+    key("history", "table", "", "See `[history]`."),
+    key("container", "table", "", "See `[container]`."),
+    key("process", "table", "", "See `[process]`."),
     key("autostart", "list of tables", "", "See `[[autostart]]`."),
 ];
 
@@ -177,6 +180,47 @@ const AUTOSTART: &[Key] = &[
         "`[]`",
         "Accepted for Nex's sake and refused if not empty: only functions have triggers.",
     ),
+    key("moat", "table", "none", "Kind, isolation, template, limits and more: the `moat` member of a DEPLOY request."),
+];
+
+const HISTORY: &[Key] = &[
+    key("enabled", "true or false", "`true`", "Keep log lines and events in JetStream, if the server has it."),
+    key(
+        "logs_bytes_max",
+        "bytes",
+        "`268435456`",
+        "Bytes of log lines kept by all nodes together; the oldest go first.",
+    ),
+    key("events_bytes_max", "bytes", "`67108864`", "Bytes of events kept; the oldest go first."),
+];
+
+const CONTAINER: &[Key] = &[
+    key(
+        "host_paths",
+        "table of paths",
+        "Nomad's `chroot_env` list",
+        "Host path to path inside, for the `host` template. A table given here replaces the default. Missing paths are skipped.",
+    ),
+    key("default_user", "text", "`nobody`", "User of programs that name none."),
+    key("allow_caps", "list", "the 13 usual ones without `net_raw`", "Capabilities a sandbox may be given."),
+    key(
+        "resources",
+        "table",
+        "",
+        "Limits where neither the workload nor `[resources]` names one: `memory_bytes`, `cpu_weight`, `pids_max`, `disk_bytes`, `secrets_bytes`, `nofile`.",
+    ),
+    key("cgroup_parent", "text", "`moat`", "Cgroup all sandboxes are below."),
+];
+
+const PROCESS: &[Key] = &[
+    key("enabled", "true or false", "as `drivers` says", "The same as listing `process` in `drivers`."),
+    key(
+        "resources",
+        "table",
+        "",
+        "Limits where neither the workload nor `[resources]` names one, in the words of the `moat.resources` of a DEPLOY request. A table given here replaces the default whole.",
+    ),
+    key("cgroup_parent", "text", "`moat`", "Cgroup all workloads are below."),
 ];
 
 /// The whole file, in order.
@@ -191,6 +235,13 @@ pub const SECTIONS: &[Section] = &[
     Section { table: "resources", about: "Limits of a workload that asks for none.", keys: RESOURCES },
     Section { table: "restart", about: "How essential workloads are restarted.", keys: RESTART },
     Section { table: "logs", about: "Log files of a workload.", keys: LOGS },
+    Section {
+        table: "history",
+        about: "What JetStream keeps. An existing stream `MOAT_LOGS` or `MOAT_EVENTS` is used as it is.",
+        keys: HISTORY,
+    },
+    Section { table: "container", about: "The container driver.", keys: CONTAINER },
+    Section { table: "process", about: "The process driver: **no sandbox**.", keys: PROCESS },
     Section {
         table: "autostart",
         about: "Workloads started with the node, one table each, in order. They are signed with the node's own key, so only the holder of that key (the node's operator, from `<data_dir>/identity/node.nk`) can stop them over NATS.",

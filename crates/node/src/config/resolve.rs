@@ -44,6 +44,9 @@ pub(super) fn defaults() -> NodeConfig {
         resources: Resources::default(),
         restart: RestartPolicy::default(),
         logs: LogsConfig { files_max: 10, file_bytes_max: 10 << 20 },
+        history: crate::jetstream::HistoryConfig::default(),
+        container: moat_drivers::container::ContainerConfig::default(),
+        process: moat_drivers::process::ProcessConfig::default(),
         artifact_cache_bytes_max: ARTIFACT_CACHE_BYTES,
         metrics_listen: None,
         workload_nats: None,
@@ -71,7 +74,10 @@ pub(super) fn resolve(raw: RawConfig, notes: Vec<String>, origin: &str) -> Resul
 
 fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> {
     let base = defaults();
-    let drivers = drivers(raw.drivers, base.drivers)?;
+    let mut drivers = drivers(raw.drivers, base.drivers)?;
+    if raw.process.enabled && !drivers.iter().any(|d| d == "process") {
+        drivers.push("process".to_owned());
+    }
     let isolation = isolation(raw.isolation.as_deref(), &drivers)?;
     let mut autostart = Vec::new();
     for (index, entry) in raw.autostart.into_iter().enumerate() {
@@ -94,6 +100,9 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
         resources: resources(raw.resources)?,
         restart: restart(raw.restart, base.restart)?,
         logs: logs(raw.logs, base.logs)?,
+        history: raw.history,
+        container: raw.container,
+        process: raw.process,
         artifact_cache_bytes_max: raw.artifact_cache_max.map_or(base.artifact_cache_bytes_max, |s| s.0),
         metrics_listen: metrics_listen(raw.metrics_listen)?,
         workload_nats: raw.workload_nats.map(workload_nats).transpose()?,
@@ -352,6 +361,7 @@ fn autostart_entry(raw: RawAutostart) -> Result<AutostartConfig, Fault> {
         location: location(&raw.location)?,
         jsdomain: raw.jsdomain.filter(|d| !d.is_empty()),
         environment: raw.environment.into_iter().map(|(k, v)| (k, Secret::new(v))).collect(),
+        moat: raw.moat,
     })
 }
 

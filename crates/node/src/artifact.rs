@@ -1,1 +1,0 @@
-//! Programs fetched for workloads: from the object store to disk, checked, kept by digest.

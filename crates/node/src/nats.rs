@@ -1,1 +1,0 @@
-//! The connection to NATS and what its server can do.

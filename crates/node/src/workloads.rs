@@ -1,1 +1,0 @@
-//! Workloads of this node: records, restarts, recovery.
