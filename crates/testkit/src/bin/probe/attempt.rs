@@ -8,8 +8,10 @@ use std::io;
 use anyhow::{Context, bail};
 use libc::{c_long, syscall};
 
+use crate::escape;
+
 /// Raw calls by name. `PATH` stands for the argument given on the command line.
-const CALLS: [(&str, c_long, [Arg; 5]); 22] = {
+const CALLS: [(&str, c_long, [Arg; 5]); 36] = {
     use Arg::{Null, Num, Path};
     [
         ("mount", libc::SYS_mount, [Path, Path, Null, Num(libc::MS_BIND as i64), Null]),
@@ -20,6 +22,20 @@ const CALLS: [(&str, c_long, [Arg; 5]); 22] = {
         ("unshare-user", libc::SYS_unshare, [Num(libc::CLONE_NEWUSER as i64), Null, Null, Null, Null]),
         ("unshare-mount", libc::SYS_unshare, [Num(libc::CLONE_NEWNS as i64), Null, Null, Null, Null]),
         ("unshare-net", libc::SYS_unshare, [Num(libc::CLONE_NEWNET as i64), Null, Null, Null, Null]),
+        ("unshare-pid", libc::SYS_unshare, [Num(libc::CLONE_NEWPID as i64), Null, Null, Null, Null]),
+        ("unshare-cgroup", libc::SYS_unshare, [Num(libc::CLONE_NEWCGROUP as i64), Null, Null, Null, Null]),
+        ("fsopen", libc::SYS_fsopen, [Path, Num(0), Null, Null, Null]),
+        ("finit-module", libc::SYS_finit_module, [Num(-1), Path, Num(0), Null, Null]),
+        ("kexec-file", libc::SYS_kexec_file_load, [Num(-1), Num(-1), Num(0), Null, Num(0)]),
+        ("clock-settime", libc::SYS_clock_settime, [Num(0), Null, Null, Null, Null]),
+        ("swapoff", libc::SYS_swapoff, [Path, Null, Null, Null, Null]),
+        ("acct", libc::SYS_acct, [Path, Null, Null, Null, Null]),
+        ("quotactl", libc::SYS_quotactl, [Num(0), Path, Num(0), Null, Null]),
+        ("dmesg", libc::SYS_syslog, [Num(10), Null, Num(0), Null, Null]),
+        ("iopl", libc::SYS_iopl, [Num(3), Null, Null, Null, Null]),
+        ("request-key", libc::SYS_request_key, [Path, Path, Null, Num(0), Null]),
+        ("fanotify", libc::SYS_fanotify_init, [Num(0), Num(0), Null, Null, Null]),
+        ("vhangup", libc::SYS_vhangup, [Null, Null, Null, Null, Null]),
         ("init-module", libc::SYS_init_module, [Null, Num(0), Null, Null, Null]),
         ("delete-module", libc::SYS_delete_module, [Path, Num(0), Null, Null, Null]),
         ("kexec", libc::SYS_kexec_load, [Num(0), Num(1 << 30), Null, Num(0), Null]),
@@ -51,7 +67,7 @@ enum Arg {
 
 /// Names `probe try` knows.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    CALLS.iter().map(|(name, ..)| *name).chain(OTHERS)
+    CALLS.iter().map(|(name, ..)| *name).chain(OTHERS).chain(escape::NAMES)
 }
 
 /// Makes the attempt and says how it ended.
@@ -88,6 +104,7 @@ pub fn attempt(call: &str, argument: Option<&str>) -> anyhow::Result<String> {
             // SAFETY: TIOCSTI reads one byte, which lives through the call.
             result(unsafe { syscall(libc::SYS_ioctl, 0, libc::TIOCSTI, &raw const key) })
         }
+        _ if escape::NAMES.contains(&call) => escape::attempt(call, text)?,
         _ => bail!("no such call: {call}; `probe try list` names them"),
     })
 }
@@ -116,7 +133,11 @@ pub fn outcome<T>(done: io::Result<T>) -> String {
 
 /// `EPERM` and friends; a number where no test has asked for the name yet.
 pub fn errno_name(error: &io::Error) -> String {
-    const NAMES: [(i32, &str); 20] = [
+    const NAMES: [(i32, &str); 24] = [
+        (libc::EAFNOSUPPORT, "EAFNOSUPPORT"),
+        (libc::ESOCKTNOSUPPORT, "ESOCKTNOSUPPORT"),
+        (libc::ENOTTY, "ENOTTY"),
+        (libc::ENXIO, "ENXIO"),
         (libc::EPERM, "EPERM"),
         (libc::ENOENT, "ENOENT"),
         (libc::ESRCH, "ESRCH"),

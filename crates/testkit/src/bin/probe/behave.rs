@@ -36,6 +36,7 @@ pub fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
         ["forks", count] => forks(number(count)?)?,
         ["tree", depth] => tree(number(depth)?)?,
         ["spin", ms] => spin(Duration::from_millis(number(ms)?))?,
+        ["affinity"] => affinity()?,
         ["connect", address] => println!("{}", attempt::outcome(std::net::TcpStream::connect(address))),
         ["try", "list"] => attempt::names().for_each(|name| println!("{name}")),
         ["try", call] => println!("{}", attempt::attempt(call, None)?),
@@ -133,6 +134,13 @@ fn fds() -> anyhow::Result<()> {
             println!("{} -> {}", entry.file_name().to_string_lossy(), target.display());
         }
     }
+    Ok(())
+}
+
+fn affinity() -> anyhow::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
+    println!("{}", cpus.trim());
     Ok(())
 }
 

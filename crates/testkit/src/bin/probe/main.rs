@@ -5,6 +5,7 @@
 
 mod attempt;
 mod behave;
+mod escape;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ const USAGE: &str = "usage: probe <verb> [arguments]
   forks <count>                  start children that hold; print how many started and the errno that stopped it
   tree <depth>                   children in sessions of their own that outlive nothing but a cgroup kill; hold
   spin <ms>                      use the CPU; print the milliseconds of CPU time it got
+  affinity                       print the CPUs it may run on
   connect <host:port>            print `ok` or the errno
   try <call> [argument]          attempt it, print `ok` or the errno; `probe try list` names the calls";
 
