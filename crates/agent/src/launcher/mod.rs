@@ -5,8 +5,8 @@
 //! 1. This process enters the sandbox's cgroups, so that everything after counts against them.
 //! 2. With a jail: in a mount namespace of its own it assembles the root ([`root`]), still as root of the host.
 //! 3. It copies itself into new namespaces ([`clone`]) and writes the id maps of the copy.
-//! 4. The copy mounts what only it can mount, leaves the host's mounts ([`inside`]), gives up what the agent does not need
-//!    ([`privileges`]), says that all went well, and becomes the agent.
+//! 4. The copy mounts what only it can mount, leaves the host's mounts ([`inside`]), says that all went
+//!    well, and becomes the agent, which first gives up what it does not need.
 //! 5. This process answers with a pidfd of the copy, and ends.
 //!
 //! All mounts die with the mount namespaces: nothing is left on the host but the cgroups the driver made. If any step
@@ -17,7 +17,6 @@ mod inside;
 mod kernel;
 mod mount;
 mod owner;
-mod privileges;
 mod root;
 mod tree;
 mod wire;
@@ -29,9 +28,7 @@ use std::process::ExitCode;
 use moat_agent::launch::{AgentConfig, JailConfig, LaunchConfig, LaunchReply};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
-use rustix::process::{
-    DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid,
-};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use clone::Side;
 
@@ -171,7 +168,7 @@ fn child(jail: Option<&JailConfig>, agent: AgentConfig, listener: OwnedFd, repor
     if !matches!(recv(&report, &mut word[..], RecvFlags::empty()), Ok((1, _))) {
         std::process::exit(i32::from(crate::OURS));
     }
-    if let Err(error) = prepare_inside(jail, &agent) {
+    if let Err(error) = prepare_inside(jail) {
         fail(&report, error);
     }
     let (listener, report) = match kernel::keep_only(listener, report) {
@@ -189,18 +186,10 @@ fn child(jail: Option<&JailConfig>, agent: AgentConfig, listener: OwnedFd, repor
     crate::agent::run(agent, listener)
 }
 
-fn prepare_inside(jail: Option<&JailConfig>, agent: &AgentConfig) -> Result<(), LaunchError> {
+fn prepare_inside(jail: Option<&JailConfig>) -> Result<(), LaunchError> {
     // A session of its own: signals to the daemon's terminal are not for it.
     rustix::process::setsid().map_err(|e| LaunchError::new("setsid", e))?;
-    if let Some(jail) = jail {
-        inside::enter(jail)?;
-    }
-    if let Some(capabilities) = agent.capabilities {
-        privileges::reduce(capabilities)?;
-    }
-    // Nobody who is not root of the host looks into the agent's memory or descriptors.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|e| LaunchError::new("hide memory", e))
+    jail.map_or(Ok(()), inside::enter)
 }
 
 fn fail(report: &OwnedFd, error: LaunchError) -> ! {
