@@ -66,11 +66,13 @@ impl ProcessDriver {
 
     fn launch_config(&self, place: &Place, spec: &SandboxSpec) -> LaunchConfig {
         let nofile = spec.resources.nofile.or(self.config.resources.nofile);
+        // Programs that are executed later and name no user are the main process's companions: they run as it does.
+        let user = spec.main.as_ref().and_then(|main| main.user.clone());
         LaunchConfig {
             cgroup_procs: self.cgroups.procs_files(place.id.as_str()),
             jail: None,
             agent: AgentConfig {
-                default_user: Owner::of_daemon().to_string(),
+                default_user: user.unwrap_or_else(|| Owner::of_daemon().to_string()),
                 task_dir: Some(place.data_dir.clone()),
                 capabilities: None,
                 no_new_privs: !spec.security.allow_new_privs,
@@ -162,7 +164,7 @@ impl Driver for ProcessDriver {
         let launched = launch::launch(&self.binary, &self.launch_config(place, spec), listener)
             .await
             .map_err(|e| Error::caused_by(e.kind(), "launch", e))?;
-        ProcessRecord { cgroup: place.id.to_string(), socket, agent: launched.identity }.write()
+        ProcessRecord { cgroup: place.id.to_string(), socket, process: launched.identity }.write()
     }
 
     async fn start(&self, record: &Record) -> Result<Arc<dyn Guest>> {
@@ -185,18 +187,31 @@ impl Driver for ProcessDriver {
                 _ => Ok(()),
             },
             Resource::Cgroup { name } => Ok(self.cgroups.remove(name).await?),
-            Resource::UidRange { .. } => Ok(()),
+            Resource::UidRange { base, .. } => {
+                Err(Error::new(ErrorKind::Internal, format!("uid range {base} is the engine's to release")))
+            }
         }
     }
 
     async fn recover(&self, record: &Record) -> Result<Recovered> {
         let record = ProcessRecord::read(record)?;
         let failed = |e| Error::caused_by(ErrorKind::Internal, "look for the agent", e);
-        let Some(pidfd) = record.agent.open().map_err(failed)? else {
-            return Ok(Recovered::Gone { detail: format!("the agent's process {} is gone", record.agent.pid) });
+        let Some(pidfd) = record.process.open().map_err(failed)? else {
+            // The agent is nobody's reaper any more; what it started may still run.
+            self.cgroups.kill(&record.cgroup).await?;
+            return Ok(Recovered::Gone { detail: format!("the agent's process {} has ended", record.process.pid) });
         };
-        let endpoint = UnixEndpoint::new(record.socket, record.agent.pid, pidfd).map_err(failed)?;
-        Ok(Recovered::Alive(AgentGuest::connect(Arc::new(endpoint), Vec::new()).await?))
+        let endpoint = UnixEndpoint::new(record.socket, record.process.pid, pidfd).map_err(failed)?;
+        // A paused workload is let go on for the moment of the greeting.
+        let frozen = self.freezer().is_some() && self.cgroups.is_frozen(&record.cgroup)?;
+        if frozen {
+            self.cgroups.thaw(&record.cgroup)?;
+        }
+        let guest = AgentGuest::connect(Arc::new(endpoint), Vec::new()).await;
+        if frozen {
+            self.cgroups.freeze(&record.cgroup).await?;
+        }
+        Ok(Recovered::Alive(guest?))
     }
 
     async fn usage(&self, record: &Record) -> Result<Usage> {

@@ -22,7 +22,7 @@ pub(super) struct ProcessRecord {
     /// Where its agent listens.
     pub socket: PathBuf,
     /// Its agent.
-    pub agent: ProcessIdentity,
+    pub process: ProcessIdentity,
 }
 
 impl ProcessRecord {
