@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::outlet::blocking;
 
 pub use fact::{Attempt, Fact};
-pub(crate) use sender::run;
+pub(crate) use sender::{barrier, run};
 use spool::{Spool, Spooled};
 
 /// Facts kept. At two for each start of a workload this is a day of one start every twenty seconds.

@@ -67,6 +67,28 @@ impl Reader {
         }
     }
 
+    /// At most `max` bytes from `position` on, through as many files as it takes. Blocking.
+    pub fn read_through(&mut self, position: u64, max: usize) -> io::Result<Piece> {
+        let first = self.read(position, max)?;
+        let mut bytes = match first.bytes.len() {
+            0 => return Ok(first),
+            len if len == max => return Ok(first),
+            _ => first.bytes.to_vec(),
+        };
+        loop {
+            let at = first.at + bytes.len() as u64;
+            let piece = self.read(at, max - bytes.len())?;
+            // Anything else is a gap, or the end.
+            if piece.bytes.is_empty() || piece.at != at {
+                return Ok(Piece { at: first.at, bytes: bytes.into() });
+            }
+            bytes.extend_from_slice(&piece.bytes);
+            if bytes.len() >= max {
+                return Ok(Piece { at: first.at, bytes: bytes.into() });
+            }
+        }
+    }
+
     fn moved_on(&self, number: u64) -> bool {
         let oldest = self.log.with(self.stream, |log| log.locate(0).map(|place| place.number));
         oldest.is_some_and(|oldest| oldest > number)
@@ -84,8 +106,11 @@ pub fn tail_position(log: &Arc<WorkloadLog>, stream: StreamName, lines: u64) -> 
     let mut upto = end;
     while upto > begin {
         let from = upto.saturating_sub(TAIL_STEP).max(begin);
-        let step = read_range(&mut reader, from, upto)?;
-        for at in memchr::memrchr_iter(b'\n', &step) {
+        let piece = reader.read_through(from, usize::try_from(upto - from).unwrap_or(usize::MAX))?;
+        if piece.at != from {
+            return Ok(piece.at); // deleted meanwhile: what is gone has no lines to count
+        }
+        for at in memchr::memrchr_iter(b'\n', &piece.bytes) {
             let after = from + at as u64 + 1;
             if after == end {
                 continue; // the newline that ends the last line begins none
@@ -98,18 +123,4 @@ pub fn tail_position(log: &Arc<WorkloadLog>, stream: StreamName, lines: u64) -> 
         upto = from;
     }
     Ok(begin)
-}
-
-fn read_range(reader: &mut Reader, from: u64, upto: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(usize::try_from(upto - from).unwrap_or(0));
-    let mut at = from;
-    while at < upto {
-        let piece = reader.read(at, usize::try_from(upto - at).unwrap_or(usize::MAX))?;
-        if piece.bytes.is_empty() || piece.at != at {
-            break; // deleted meanwhile: what is gone has no lines to count
-        }
-        bytes.extend_from_slice(&piece.bytes);
-        at += piece.bytes.len() as u64;
-    }
-    Ok(bytes)
 }

@@ -153,6 +153,15 @@ impl WorkloadLog {
         self.stderr.published.send_replace(cursor.stderr);
     }
 
+    /// Resolves when what is in the files now is published and confirmed.
+    pub async fn caught_up(&self) {
+        let end = self.end();
+        for (stream, end) in [(StreamName::Stdout, end.stdout), (StreamName::Stderr, end.stderr)] {
+            // The sender lives as long as this log.
+            let _ = self.stream(stream).published.subscribe().wait_for(|published| *published >= end).await;
+        }
+    }
+
     /// Says whether a sandbox is bound, and since when none is. Blocking.
     pub(crate) fn seal(&self, ended_at: Option<Timestamp>) -> io::Result<()> {
         self.mark(ended_at)?;

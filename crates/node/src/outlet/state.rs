@@ -148,7 +148,8 @@ impl State {
 
     pub(super) fn retire(&self, workload: &WorkloadId) -> bool {
         let mut tables = self.lock();
-        if tables.is_bound(workload) {
+        let more = tables.active.get(workload).is_some_and(|log| log.published() != log.end());
+        if more || tables.is_bound(workload) {
             return false;
         }
         tables.active.remove(workload);

@@ -1,1 +1,0 @@
-//! Log lines on their way to NATS.
