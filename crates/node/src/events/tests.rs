@@ -23,7 +23,14 @@ fn fact(n: i64) -> Fact {
 }
 
 fn heartbeat() -> Fact {
-    Fact::heartbeat(&node(), "0.1.0", None, (Timestamp::from_millis(0), Timestamp::from_millis(9000)), BTreeMap::new(), 2)
+    Fact::heartbeat(
+        &node(),
+        "0.1.0",
+        None,
+        (Timestamp::from_millis(0), Timestamp::from_millis(9000)),
+        BTreeMap::new(),
+        2,
+    )
 }
 
 async fn open(dir: &Path) -> Outbox {
@@ -97,7 +104,8 @@ async fn told_once(release: Release) {
         let event: CloudEvent = serde_json::from_slice(&message.payload).unwrap();
         assert_eq!(message.subject.as_str(), "$NEX.events.system.node_started");
         let time = event.time.unwrap();
-        let padded = if time.len() == 20 { time.replace('Z', ".000Z") } else { format!("{:0<23}Z", time.trim_end_matches('Z')) };
+        let padded =
+            if time.len() == 20 { time.replace('Z', ".000Z") } else { format!("{:0<23}Z", time.trim_end_matches('Z')) };
         assert!(padded > last, "{padded} after {last}");
         last = padded;
     }
@@ -122,7 +130,12 @@ async fn heartbeats_pass_without_a_trace_on_disk() {
     let mut heard = client.subscribe("$NEX.events.system.heartbeat").await.unwrap();
     client.flush().await.unwrap();
     let cancel = CancellationToken::new();
-    let sender = tokio::spawn(run(outbox.clone(), client, HistoryConfig { enabled: false, ..HistoryConfig::default() }, cancel.clone()));
+    let sender = tokio::spawn(run(
+        outbox.clone(),
+        client,
+        HistoryConfig { enabled: false, ..HistoryConfig::default() },
+        cancel.clone(),
+    ));
     outbox.emit(heartbeat()).await.unwrap();
     let message = tokio::time::timeout(LONG, heard.next()).await.unwrap().unwrap();
     let event: CloudEvent = serde_json::from_slice(&message.payload).unwrap();

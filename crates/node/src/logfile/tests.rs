@@ -50,7 +50,10 @@ fn l01_files_rotate_at_the_limit_and_the_oldest_goes() {
     assert!(!dir.path().join("app.stdout.1").exists(), "a full file alone begins no other");
     log.append(&id, 10, b"abcdefghijKLMNOPQRSTuv", None).unwrap();
     assert!(!dir.path().join("app.stdout.0").exists(), "the oldest goes");
-    assert_eq!([file(dir.path(), 1), file(dir.path(), 2), file(dir.path(), 3)], [&b"abcdefghij"[..], b"KLMNOPQRST", b"uv"]);
+    assert_eq!(
+        [file(dir.path(), 1), file(dir.path(), 2), file(dir.path(), 3)],
+        [&b"abcdefghij"[..], b"KLMNOPQRST", b"uv"]
+    );
     drop(log);
     let mut log = open(dir.path(), rotation(3, 10));
     assert_eq!((log.begin(), log.end(), log.written(&id)), (10, 32, 32));
@@ -215,7 +218,9 @@ async fn a_gap_is_refused_and_what_is_known_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let log = WorkloadLog::create(dir.path(), workload(), Rotation::default()).unwrap();
     let publishing = watch::Sender::new(false);
-    let send = async |offset, text: &'static str| log.append(&sandbox(1), Stdout, offset, text.into(), publishing.subscribe()).await;
+    let send = async |offset, text: &'static str| {
+        log.append(&sandbox(1), Stdout, offset, text.into(), publishing.subscribe()).await
+    };
     send(0, "abcdef").await.unwrap();
     send(3, "defghi").await.unwrap();
     send(0, "abc").await.unwrap();
@@ -246,7 +251,10 @@ async fn a_full_log_waits_for_a_publisher_at_work_and_for_no_other() {
     assert_eq!(log.begin().stdout, 20, "NATS is away: the oldest goes");
     publishing.send_replace(true);
     let stalled = log.append(&id, Stdout, 31, "vwxyz012345".into(), publishing.subscribe());
-    tokio::time::timeout(Duration::from_secs(60), stalled).await.expect("a publisher that stands still holds nobody for ever").unwrap();
+    tokio::time::timeout(Duration::from_secs(60), stalled)
+        .await
+        .expect("a publisher that stands still holds nobody for ever")
+        .unwrap();
 }
 
 /// A disk that is full slows the program down and loses nothing: a file-size limit stands for it.
@@ -255,7 +263,8 @@ async fn a_full_disk_is_waited_out() {
     let dir = tempfile::tempdir().unwrap();
     let mount = dir.path().join("small");
     std::fs::create_dir(&mount).unwrap();
-    let made = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "moat-test"]).arg(&mount).status();
+    let made =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "moat-test"]).arg(&mount).status();
     if !made.is_ok_and(|status| status.success()) {
         moat_testkit::not_run("a_full_disk_is_waited_out", "no tmpfs can be mounted here");
         return;

@@ -17,7 +17,7 @@ use moat_model::{ErrorKind, NodeId};
 use tokio::sync::watch;
 
 pub use capabilities::{Capabilities, Version};
-pub use dial::connect_once;
+pub use dial::{Once, connect_once};
 pub use intake::{Handler, Intake, Verb};
 
 use crate::config::NatsConfig;

@@ -103,7 +103,8 @@ impl<'f> Batch<'f> {
     /// Adds the message that says that `lost` bytes of a stream are missing here.
     pub(super) fn add_gap(&mut self, stream: StreamName, lost: u64) {
         let name = crate::logfile::stream_text(stream);
-        let text = format!("moat: {lost} bytes of {name} are missing here: NATS was away for longer than the log files hold");
+        let text =
+            format!("moat: {lost} bytes of {name} are missing here: NATS was away for longer than the log files hold");
         self.buffer.extend_from_slice(HEAD);
         self.buffer.extend_from_slice(text.as_bytes());
         self.buffer.extend_from_slice(self.frame.marker.as_bytes());

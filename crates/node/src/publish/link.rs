@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, stream::Stream};
-use async_nats::{Client, ConnectOptions};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,18 +22,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait: how late lines may be after NATS is back.
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
-/// A server that does not greet within this is not there.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Where nobody can listen: what the client is told to reconnect to.
 const NOWHERE: &str = "nats://127.0.0.1:0";
 
-/// How to reach the servers. Implemented where connections are made.
+/// Opens connections for the publisher alone. Implemented where connections are made.
 #[async_trait]
 pub trait Dial: Send + Sync + std::fmt::Debug {
-    /// URLs.
-    fn servers(&self) -> Vec<String>;
-    /// Credentials, TLS, name. Reconnecting is overridden.
-    async fn options(&self) -> crate::Result<ConnectOptions>;
+    /// Connects now or fails. The client must give up after a bounded number of attempts to reconnect.
+    async fn dial(&self) -> crate::Result<Client>;
 }
 
 /// One connection.
@@ -52,15 +48,7 @@ pub(super) struct Link {
 
 impl Link {
     async fn open(number: u64, dial: &dyn Dial, spec: &StreamSpec, config: &HistoryConfig) -> Result<Self, String> {
-        let servers = dial.servers();
-        let options = dial.options().await.map_err(|error| error.chain())?;
-        let client = options
-            .connection_timeout(CONNECT_MAX)
-            .ignore_discovered_servers()
-            .max_reconnects(servers.len() + 1)
-            .connect(servers)
-            .await
-            .map_err(|error| error.to_string())?;
+        let client = dial.dial().await.map_err(|error| error.chain())?;
         // With nowhere to go, the client gives up at once when this connection breaks, and forgets what it had queued.
         client.set_server_pool(NOWHERE).await.map_err(|error| error.to_string())?;
         let history = match ensure(&client, spec, config).await.map_err(|error| error.to_string())? {

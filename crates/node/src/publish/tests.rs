@@ -24,12 +24,10 @@ struct Anonymous(String);
 
 #[async_trait]
 impl Dial for Anonymous {
-    fn servers(&self) -> Vec<String> {
-        vec![self.0.clone()]
-    }
-
-    async fn options(&self) -> crate::Result<async_nats::ConnectOptions> {
-        Ok(async_nats::ConnectOptions::new())
+    async fn dial(&self) -> crate::Result<Client> {
+        let options = async_nats::ConnectOptions::new().max_reconnects(1);
+        let failed = |e| crate::Error::caused_by(moat_model::ErrorKind::Unavailable, "connect", e);
+        options.connect(&self.0).await.map_err(failed)
     }
 }
 
@@ -366,7 +364,10 @@ async fn m07_a_flood_costs_no_memory_and_stops_nobody() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     flood.await.unwrap();
-    println!("flood of {total} bytes: {ticks} other lines, slowest {slowest:?}, memory {} kB more", (highest - before) / 1024);
+    println!(
+        "flood of {total} bytes: {ticks} other lines, slowest {slowest:?}, memory {} kB more",
+        (highest - before) / 1024
+    );
     assert!(ticks > 10, "the flood lasted long enough to tell");
     assert!(slowest < Duration::from_secs(2), "another workload waited {slowest:?}");
     assert!(highest - before < 24 << 20, "{} bytes more", highest - before);
