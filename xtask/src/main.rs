@@ -1,6 +1,8 @@
 //! All automation of the project, behind verbs that stay the same as it grows.
 
+mod bench;
 mod check;
+mod demo;
 mod gen_files;
 mod install;
 mod process;
@@ -33,6 +35,20 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         cargo: Vec<String>,
     },
+    /// Shows a whole node at work: build, start, deploy, call, look, stop.
+    Demo {
+        /// Leave it running and say how to use and stop it.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Measures the promises of SPECIFICATION.md beside the rivals and writes docs/benchmarks.md.
+    Bench {
+        /// Scenarios to run, by id (`T2`); all of them if none is named.
+        scenarios: Vec<String>,
+        /// Writes the document again from the newest results, without measuring.
+        #[arg(long)]
+        report_only: bool,
+    },
     /// Writes again every file that a test compares with the code.
     Gen,
 }
@@ -42,6 +58,8 @@ fn main() -> ExitCode {
         Verb::Check { tidy: true } => tidy::run(),
         Verb::Check { tidy: false } => check::run(),
         Verb::Test { cargo } => test::run(&cargo),
+        Verb::Demo { keep } => demo::run(keep),
+        Verb::Bench { scenarios, report_only } => bench::run(&scenarios, report_only),
         Verb::Gen => gen_files::run(),
     };
     match done {

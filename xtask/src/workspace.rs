@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::Context;
+
 /// The checkout.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -17,6 +19,14 @@ pub fn target_dir() -> PathBuf {
 /// Where tools are installed; tests look in the same place.
 pub fn tools_dir() -> PathBuf {
     std::env::var_os("MOAT_TOOLS").map_or_else(|| target_dir().join("tools"), PathBuf::from)
+}
+
+/// `target/<tuple>/<profile>`: where cargo puts programs here, because `.cargo/config.toml` names a target.
+pub fn programs_dir(profile: &str) -> anyhow::Result<PathBuf> {
+    let output = Command::new("rustc").arg("-vV").output().context("run rustc -vV")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let tuple = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    Ok(target_dir().join(tuple).join(profile))
 }
 
 /// Cargo, the one that runs us.

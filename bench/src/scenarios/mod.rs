@@ -1,0 +1,109 @@
+//! What is measured. A scenario says in words where it begins and where it ends.
+
+mod create;
+mod deploy;
+mod exec;
+mod logs;
+mod node;
+mod recovery;
+mod sandboxes;
+
+use futures::future::LocalBoxFuture;
+
+use crate::samples::Sample;
+use crate::statistics::Summary;
+
+/// Something worth measuring.
+pub struct Scenario {
+    /// Its id; that of the promise it proves, if there is one.
+    pub id: &'static str,
+    /// In a few words.
+    pub title: &'static str,
+    /// What is measured, from where to where, and what the rivals do meanwhile.
+    pub method: &'static str,
+    /// What is promised of it.
+    pub promise: Option<Promise>,
+    run: fn() -> LocalBoxFuture<'static, anyhow::Result<Vec<Sample>>>,
+}
+
+/// Finds the summary of a series by its name.
+pub type Lookup<'a> = dyn Fn(&str) -> Option<Summary> + 'a;
+
+/// A bound on one series of a scenario.
+pub struct Promise {
+    /// In the words of SPECIFICATION.md.
+    pub words: &'static str,
+    /// Whether the series, looked up by name, keep it; nothing if one is missing.
+    pub kept: fn(&Lookup) -> Option<bool>,
+}
+
+impl Scenario {
+    /// Measures.
+    pub async fn run(&self) -> anyhow::Result<Vec<Sample>> {
+        (self.run)().await
+    }
+}
+
+/// All of them, in the order they are shown.
+pub const SCENARIOS: [Scenario; 5] = [
+    Scenario {
+        id: "T2",
+        title: "cold create of a container",
+        method: "`create → agent ready`: `Engine::create` of a sandbox without a main process on the scratch root, until it \
+                 returns; no NATS. The other series are whole lives, the same outcome for everybody: make a sandbox, run \
+                 `true` in it, remove every trace. Ours: create, exec, delete through the engine. `runc run` of a busybox \
+                 bundle with a user namespace and the same memory and process limits. `bwrap --unshare-all` over the \
+                 host's `/usr`: no cgroup, no seccomp filter, no own range of users, so its number is that of a weaker \
+                 box.",
+        promise: Some(Promise {
+            words: "p50 ≤ 5 ms, p99 ≤ 25 ms",
+            kept: |of| of(create::READY).map(|s| s.p50 <= 5.0 && s.p99 <= 25.0),
+        }),
+        run: || Box::pin(create::run()),
+    },
+    Scenario {
+        id: "T3",
+        title: "exec of `true` in a live sandbox",
+        method: "From the call to the exit status: through the engine, and by a client over NATS to a daemon (claims signed, \
+                 checked, stream opened, output and exit delivered). The rival is `runc exec` in a running container, a \
+                 program that has to start first. The promise is about REST, which does not exist yet; the engine's number \
+                 is its lower bound.",
+        promise: Some(Promise {
+            words: "over REST p50 ≤ 1.5 ms; there is no REST yet, so this holds the engine's number against it",
+            kept: |of| of(exec::ENGINE).map(|s| s.p50 <= 1.5),
+        }),
+        run: || Box::pin(exec::run()),
+    },
+    Scenario {
+        id: "D1",
+        title: "deploy to running, and stop, over NATS",
+        method: "From the client's call (it asks the node for its key, seals, signs, sends DEPLOY) to the node's reply, which \
+                 it sends when the program runs; and from STOP to its reply, which it sends when nothing is left. The \
+                 program is in the node's cache except in the first round, which is not counted, and ends on the first \
+                 signal.",
+        promise: None,
+        run: || Box::pin(deploy::run()),
+    },
+    Scenario {
+        id: "T11",
+        title: "log lines per second",
+        method: "A workload writes 200,000 lines of 100 bytes as fast as they are taken; a subscriber counts lines on \
+                 `$NEX.logs.…` from the first to the last. The rival publishes payloads of the same number and size \
+                 straight to the same server from a connection of its own, counted by the same kind of subscriber. Ours \
+                 also writes each line to a file, wraps it in JSON and has JetStream keep it; the second rival series \
+                 publishes into a JetStream stream, without waiting for each acknowledgement.",
+        promise: Some(Promise {
+            words: "≥ 0.8 × the rate of publishing the same bytes straight to NATS",
+            kept: |of| Some(of(logs::OURS)?.p50 >= 0.8 * of(logs::STRAIGHT)?.p50),
+        }),
+        run: || Box::pin(logs::run()),
+    },
+    Scenario {
+        id: "T9",
+        title: "recovery after kill -9",
+        method: "The daemon of a node with 20 running workloads is killed with SIGKILL and started again; from its start \
+                 until it lists all 20 as running. Connecting to NATS is included.",
+        promise: Some(Promise { words: "within 2 s", kept: |of| of(recovery::OURS).map(|s| s.max <= 2000.0) }),
+        run: || Box::pin(recovery::run()),
+    },
+];

@@ -1,0 +1,119 @@
+//! An engine with the container driver, without a broker.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use bytes::Bytes;
+use moat_agent::protocol::{Offsets, StreamName};
+use moat_drivers::container::{ContainerConfig, ContainerDriver};
+use moat_drivers::linux::agent_binary::AgentBinary;
+use moat_engine::guest::ExecOutput;
+use moat_engine::supervisor::{Engine, EngineConfig, Registry};
+use moat_engine::{Driver, Outlet};
+use moat_model::lifecycle::SandboxView;
+use moat_model::spec::{Artifact, ExecSpec, RootSpec};
+use moat_model::{Isolation, Namespace, ProcessSpec, SandboxId, SandboxSpec, Timestamp};
+use tempfile::TempDir;
+
+/// An engine of its own, below a directory of its own.
+pub struct Sandboxes {
+    /// The engine.
+    pub engine: Engine,
+    _dir: TempDir,
+}
+
+impl Sandboxes {
+    /// Opens one.
+    pub async fn open() -> anyhow::Result<Self> {
+        // Where records lie in production too: a tmpfs, if the host has one there.
+        let dir = tempfile::Builder::new().prefix("moat-bench-").tempdir_in("/run")?;
+        let agent = AgentBinary::embedded().context("the agent binary")?;
+        let config = ContainerConfig { cgroup_parent: "moat-bench".to_owned(), ..ContainerConfig::default() };
+        let driver: Arc<dyn Driver> = Arc::new(ContainerDriver::new(config, agent)?);
+        let config = EngineConfig::new(dir.path().join("run"), dir.path().join("data"));
+        let (engine, _) = Engine::open(config, Registry::new(vec![driver]), Arc::new(Forgetful::default())).await?;
+        Ok(Self { engine, _dir: dir })
+    }
+}
+
+/// A container on the empty root, with one program in it if there is one to execute.
+pub fn scratch(program: Option<&Path>) -> anyhow::Result<SandboxSpec> {
+    let artifact = |path: &Path| -> anyhow::Result<Artifact> {
+        Ok(Artifact { path: path.to_path_buf(), name: "program".to_owned(), sha256: "0".repeat(64) })
+    };
+    Ok(SandboxSpec {
+        namespace: Namespace::default_namespace(),
+        labels: Default::default(),
+        isolation: Isolation::Container,
+        root: RootSpec::Scratch,
+        artifact: program.map(artifact).transpose()?,
+        log_dir: None,
+        main: None,
+        stop: Default::default(),
+        resources: Default::default(),
+        security: Default::default(),
+        network: Default::default(),
+        forwards: Vec::new(),
+        timeout: None,
+    })
+}
+
+/// A new id.
+pub fn new_id() -> SandboxId {
+    let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+    SandboxId::from_parts(Timestamp::from_millis(i64::try_from(now).unwrap_or(0)), rand::random())
+}
+
+/// `busybox true`, by its own path: no shell, no search.
+pub fn exec_true() -> ExecSpec {
+    let process = ProcessSpec {
+        command: "/local/program".to_owned(),
+        args: vec!["true".to_owned()],
+        env: Default::default(),
+        cwd: None,
+        user: None,
+    };
+    ExecSpec { process, pty: None, stdin: false, timeout: None }
+}
+
+/// Executes it and waits for its success.
+pub async fn run_true(engine: &Engine, id: &SandboxId) -> anyhow::Result<()> {
+    let mut session = engine.exec(id, &exec_true()).await?;
+    while let Some(output) = session.output.recv().await {
+        match output {
+            ExecOutput::Exited { exit, .. } if exit.success() => return Ok(()),
+            ExecOutput::Exited { exit, .. } => bail!("true ended with {exit:?}"),
+            ExecOutput::Data(..) => {}
+        }
+    }
+    bail!("the exec ended without a status")
+}
+
+/// Remembers how much it was given, and nothing else.
+#[derive(Debug, Default)]
+struct Forgetful(Mutex<HashMap<SandboxId, Offsets>>);
+
+#[async_trait]
+impl Outlet for Forgetful {
+    async fn position(&self, id: &SandboxId) -> moat_engine::Result<Offsets> {
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied().unwrap_or_default())
+    }
+
+    async fn append(&self, id: &SandboxId, stream: StreamName, offset: u64, bytes: Bytes) -> moat_engine::Result<()> {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = map.entry(id.clone()).or_default();
+        let end = offset + bytes.len() as u64;
+        match stream {
+            StreamName::Stdout => at.stdout = end,
+            StreamName::Stderr => at.stderr = end,
+        }
+        Ok(())
+    }
+
+    async fn announce(&self, _view: &SandboxView) -> moat_engine::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,28 @@
+//! Measuring: builds for release, installs the rivals, leaves the rest to `moat-bench`.
+
+use std::process::Command;
+
+use crate::install::{Tool, install, install_all};
+use crate::process::{self, output};
+use crate::workspace::{cargo, root, tools_dir};
+
+/// Measures the scenarios named, or all; or only writes the document again.
+pub fn run(scenarios: &[String], report_only: bool) -> anyhow::Result<()> {
+    if report_only {
+        return process::run(cargo().args(["run", "--quiet", "--package", "moat-bench", "--", "report"]));
+    }
+    install(Tool::NatsServer)?;
+    install_all(&[Tool::Busybox, Tool::Runc, Tool::Bwrap]);
+    process::run(cargo().args(["build", "--release", "--workspace", "--bins"]))?;
+    let mut bench = cargo();
+    bench.args(["run", "--quiet", "--release", "--package", "moat-bench", "--", "measure", "--commit", &revision()]);
+    process::run(bench.args(scenarios).env("MOAT_TOOLS", tools_dir()).env("MOAT_PREBUILT", "1"))
+}
+
+/// Short revision, `+` if the tree has changes; `unknown` without git.
+fn revision() -> String {
+    let git = |args: &[&str]| output(Command::new("git").current_dir(root()).args(args));
+    let Ok(head) = git(&["rev-parse", "--short", "HEAD"]) else { return "unknown".to_owned() };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_ok_and(|text| !text.trim().is_empty());
+    format!("{}{}", head.trim(), if changed { "+" } else { "" })
+}
