@@ -35,6 +35,11 @@ impl Dirs {
         self.run.join("workloads")
     }
 
+    /// Which sandbox belongs to which workload.
+    pub fn bindings(&self) -> PathBuf {
+        self.run.join("bindings")
+    }
+
     /// Facts not yet confirmed by NATS.
     pub fn outbox(&self) -> PathBuf {
         self.run.join("outbox")

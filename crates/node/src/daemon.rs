@@ -1,1 +1,0 @@
-//! The whole daemon: what starts in which order, and how it ends.

@@ -1,0 +1,258 @@
+//! The whole daemon: what starts in which order, and how it ends.
+//!
+//! ```text
+//! lock of run_dir -> identity -> outbox, outlet -> drivers -> engine (recovers) -> workloads (recover)
+//!   -> NATS (in the background, for ever) -> publisher -> subscriptions -> node_started -> autostart, heartbeat
+//! ```
+//!
+//! It ends in phases, each with a budget and a line in the log: no more requests; those taken are answered; workloads are
+//! let go of (or stopped, if the operator said so); what is to be told is told; exit. A second call for shutdown does not
+//! exist: whoever cannot wait kills the process, and nothing is lost by that either.
+
+mod drivers;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use moat_api::Subjects;
+use moat_engine::{Engine, EngineConfig, Registry};
+use moat_model::NodeId;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::artifact::ArtifactStore;
+use crate::clock;
+use crate::config::NodeConfig;
+use crate::dirs::Dirs;
+use crate::error::Result;
+use crate::events::{Fact, Outbox};
+use crate::guard::{NodeGuard, make_private};
+use crate::identity::Identity;
+use crate::logfile::Rotation;
+use crate::nats::{Connection, Intake, Once};
+use crate::outlet::{NodeOutlet, OutletConfig};
+use crate::publish::{Publisher, PublisherConfig};
+use crate::verbs::{self, Service, VERSION};
+use crate::workloads::record::{RecordJudge, RecordStore};
+use crate::workloads::{Foundation, Workloads};
+
+pub use drivers::{drivers, named as named_drivers};
+
+/// Requests under way when the daemon ends: long enough for a deploy that is fetching.
+const FINISH_BUDGET: Duration = Duration::from_secs(10);
+/// Workloads that are stopped with the daemon: their own grace period and then some.
+const STOP_BUDGET: Duration = Duration::from_secs(30);
+/// Actors write what they have and let go.
+const DETACH_BUDGET: Duration = Duration::from_secs(5);
+/// Events and log lines on their way. What is not told in time is told by the next daemon.
+const FLUSH_BUDGET: Duration = Duration::from_secs(3);
+
+/// Runs a node until `shutdown` is cancelled.
+pub async fn run(config: NodeConfig, shutdown: CancellationToken) -> Result<()> {
+    // The lock before the first side effect, and probing a driver is none.
+    let guard = NodeGuard::take(&Dirs::new(&config.run_dir, &config.data_dir))?;
+    let registry = drivers(&config)?;
+    let node = Node::start_guarded(config, registry, guard).await?;
+    shutdown.cancelled().await;
+    node.shutdown().await;
+    Ok(())
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    service: Arc<Service>,
+    engine: Engine,
+    intake: Intake,
+    publisher: Publisher,
+    tasks: TaskTracker,
+    /// Ends heartbeat and autostart.
+    background: CancellationToken,
+    /// Ends what tells, last of all.
+    telling: CancellationToken,
+    _guard: NodeGuard,
+}
+
+impl Node {
+    /// Starts a node on these drivers. Returns when it listens; NATS need not be there yet.
+    pub async fn start(config: NodeConfig, registry: Registry) -> Result<Self> {
+        let guard = NodeGuard::take(&Dirs::new(&config.run_dir, &config.data_dir))?;
+        Self::start_guarded(config, registry, guard).await
+    }
+
+    async fn start_guarded(config: NodeConfig, registry: Registry, guard: NodeGuard) -> Result<Self> {
+        let dirs = Dirs::new(&config.run_dir, &config.data_dir);
+        make_private(dirs.data())?;
+        for note in &config.notes {
+            tracing::warn!("configuration: {note}");
+        }
+        let identity = Identity::load_or_create(&dirs.identity())?;
+        let node = identity.id().clone();
+        let subjects = Subjects::default();
+        warn_if_unsafe(&config);
+
+        let outbox = Outbox::open(&dirs.outbox(), subjects.clone()).await?;
+        let outlet = open_outlet(&config, &dirs, outbox.clone()).await?;
+        let (engine, found) = Engine::open(engine_config(&config), registry, Arc::new(outlet.clone())).await?;
+        let artifacts = ArtifactStore::open(&dirs.artifacts(), config.artifact_cache_bytes_max)?;
+        let base = Foundation {
+            node: node.clone(),
+            engine: engine.clone(),
+            outlet: outlet.clone(),
+            artifacts: artifacts.clone(),
+            restart: config.restart,
+            limits: config.limits,
+        };
+        let workloads = Workloads::open(&dirs.workloads(), base, found).await?;
+
+        let connection = Connection::open(&config.nats, &node).await?;
+        let telling = CancellationToken::new();
+        let publisher = Publisher::spawn(
+            PublisherConfig {
+                client: connection.client().clone(),
+                dial: Arc::new(Once { config: config.nats.clone(), node: node.clone(), what: "logs" }),
+                subjects: subjects.clone(),
+                history: config.history,
+            },
+            outlet.clone(),
+            outbox.clone(),
+            telling.clone(),
+        );
+        let service = Arc::new(Service {
+            config,
+            identity,
+            subjects: subjects.clone(),
+            connection: connection.clone(),
+            artifacts,
+            workloads,
+            outlet,
+            outbox,
+            started_at: clock::now(),
+            lameduck: AtomicBool::new(false),
+        });
+        let intake = Intake::open(connection.client(), &subjects, &node, Arc::clone(&service)).await?;
+        let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(beat(Arc::clone(&service), background.clone()));
+        let autostart = verbs::autostart::run(Arc::clone(&service));
+        let stop_autostart = background.clone();
+        tasks.spawn(async move {
+            stop_autostart.run_until_cancelled(autostart).await;
+        });
+        let started = Fact::node_started(&node, VERSION, service.tags(), service.started_at);
+        service.outbox.emit(started).await?;
+        tracing::info!(%node, xkey = %service.identity.xkey().public_key(), version = VERSION, "node is up");
+        Ok(Self { service, engine, intake, publisher, tasks, background, telling, _guard: guard })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &NodeId {
+        self.service.node()
+    }
+
+    /// The key environments are sealed to.
+    pub fn xkey(&self) -> String {
+        self.service.identity.xkey().public_key()
+    }
+
+    /// Its workloads.
+    pub fn workloads(&self) -> &Workloads {
+        &self.service.workloads
+    }
+
+    /// Its connection.
+    pub fn connection(&self) -> &Connection {
+        &self.service.connection
+    }
+
+    /// Ends the node in order. Workloads live on unless the configuration says otherwise.
+    pub async fn shutdown(self) {
+        let service = self.service;
+        tracing::info!("shutting down: no more requests are taken");
+        self.background.cancel();
+        self.intake.close().await;
+        within("answer the requests under way", FINISH_BUDGET, self.intake.finished()).await;
+        if service.config.stop_workloads {
+            tracing::info!("shutting down: stopping the workloads");
+            service.workloads.stop_all(STOP_BUDGET).await;
+        }
+        tracing::info!(left_running = service.workloads.live().len(), "shutting down: letting go of the workloads");
+        within("let go of the workloads", DETACH_BUDGET, service.workloads.detach()).await;
+        within("let go of the sandboxes", DETACH_BUDGET, self.engine.detach()).await;
+        self.tasks.close();
+        within("end the background tasks", DETACH_BUDGET, self.tasks.wait()).await;
+        if let Err(error) = service.outbox.emit(Fact::node_stopped(service.node(), clock::now())).await {
+            tracing::warn!(error = %error.chain(), "the end of this node is not told");
+        }
+        tracing::info!("shutting down: telling what is to be told");
+        let (events, lines) = tokio::join!(service.outbox.flush(FLUSH_BUDGET), self.publisher.drain(FLUSH_BUDGET));
+        if !(events && lines) {
+            tracing::warn!(events, lines, "not everything is told; the next daemon goes on with it");
+        }
+        self.telling.cancel();
+        within("end the publisher", DETACH_BUDGET, self.publisher.join()).await;
+        within("flush the connection", FLUSH_BUDGET, async {
+            if let Err(error) = service.connection.client().flush().await {
+                tracing::debug!(%error, "flush");
+            }
+        })
+        .await;
+        tracing::info!("node is down");
+    }
+}
+
+async fn within(doing: &str, budget: Duration, work: impl Future<Output = ()>) {
+    if tokio::time::timeout(budget, work).await.is_err() {
+        tracing::warn!(budget_secs = budget.as_secs(), "shutting down: gave up to {doing}");
+    }
+}
+
+async fn open_outlet(config: &NodeConfig, dirs: &Dirs, outbox: Outbox) -> Result<NodeOutlet> {
+    let rotation = Rotation { files_max: config.logs.files_max, file_bytes_max: config.logs.file_bytes_max };
+    let outlet_config = OutletConfig { rotation, ..OutletConfig::new(dirs.logs(), dirs.bindings()) };
+    let outlet = NodeOutlet::open(outlet_config, outbox).await?;
+    let store = RecordStore::open(&dirs.workloads())?;
+    outlet.set_judge(Arc::new(RecordJudge { store, policy: config.restart }));
+    Ok(outlet)
+}
+
+fn engine_config(config: &NodeConfig) -> EngineConfig {
+    let mut engine = EngineConfig::new(&config.run_dir, &config.data_dir);
+    engine.uid_base = config.uid_base;
+    engine.sandboxes_max = config.sandboxes_max;
+    if let Some(timeout) = config.agent_start_timeout {
+        engine.deadlines.agent = timeout;
+    }
+    engine
+}
+
+/// Nex warns twice; once so that nobody can miss it is enough.
+fn warn_if_unsafe(config: &NodeConfig) {
+    if !config.unsafe_allowed() {
+        return;
+    }
+    let rule = "*".repeat(76);
+    tracing::warn!("{rule}");
+    tracing::warn!("* WORKLOADS MAY RUN ON THIS NODE WITHOUT A SANDBOX, AS THE DAEMON'S OWN USER.");
+    if config.sandboxed() {
+        tracing::warn!("* They do when whoever deploys them asks for isolation \"process\".");
+    } else {
+        tracing::warn!("* They do unless whoever deploys them asks for more. Not for untrusted programs.");
+    }
+    tracing::warn!("{rule}");
+}
+
+/// Says that the node lives. The first at once, so that who watches sees it come.
+async fn beat(service: Arc<Service>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(service.config.heartbeat_interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let running = u64::try_from(service.workloads.live().len()).unwrap_or(u64::MAX);
+        let times = (service.started_at, clock::now());
+        let nexus = Some(service.config.nexus.clone());
+        let fact = Fact::heartbeat(service.node(), VERSION, nexus, times, service.tags(), running);
+        if let Err(error) = service.outbox.emit(fact).await {
+            tracing::warn!(error = %error.chain(), "heartbeat");
+        }
+    }
+}

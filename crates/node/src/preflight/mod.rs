@@ -1,0 +1,66 @@
+//! Whether this machine can be a node: each requirement, met or not, with the fact that decided it and the fix.
+
+mod host;
+mod nats;
+
+use moat_engine::driver::{Need, Requirement};
+use moat_model::ErrorKind;
+use serde::Serialize;
+
+use crate::config::NodeConfig;
+use crate::daemon::named_drivers;
+use crate::error::Error;
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// In the order in which to read them.
+    pub sections: Vec<Section>,
+}
+
+/// Requirements of one thing.
+#[derive(Debug, Clone, Serialize)]
+pub struct Section {
+    /// `node`, `nats`, or a driver's name.
+    pub name: String,
+    /// What it needs.
+    pub requirements: Vec<Requirement>,
+}
+
+impl Report {
+    /// Whether a node would start here: nothing required of node or NATS is missing, and at least one driver works.
+    pub fn ready(&self) -> bool {
+        let works = |s: &Section| s.requirements.iter().all(|r| r.met || r.need == Need::Optional);
+        let (own, drivers): (Vec<_>, Vec<_>) = self.sections.iter().partition(|s| s.name == "node" || s.name == "nats");
+        own.into_iter().all(works) && drivers.into_iter().any(works)
+    }
+}
+
+/// Examines the host. Changes nothing, but connects to NATS.
+pub async fn report(config: &NodeConfig) -> Report {
+    let mut sections = vec![
+        Section { name: "node".to_owned(), requirements: host::requirements(config) },
+        Section { name: "nats".to_owned(), requirements: nats::requirements(config).await },
+    ];
+    match named_drivers(config) {
+        Ok(drivers) => sections.extend(
+            drivers
+                .iter()
+                .map(|driver| Section { name: driver.describe().name.to_owned(), requirements: driver.probe() }),
+        ),
+        Err(error) => sections.push(broken_drivers(&error)),
+    }
+    Report { sections }
+}
+
+fn broken_drivers(error: &Error) -> Section {
+    let fix = (error.kind == ErrorKind::InvalidSpec).then(|| "correct the configuration".to_owned());
+    let requirement =
+        Requirement { name: "drivers".to_owned(), need: Need::Required, met: false, fact: error.chain(), fix };
+    Section { name: "drivers".to_owned(), requirements: vec![requirement] }
+}
+
+/// A requirement with its fix shown only where it is needed.
+fn requirement(name: &str, need: Need, met: bool, fact: impl Into<String>, fix: impl Into<String>) -> Requirement {
+    Requirement { name: name.to_owned(), need, met, fact: fact.into(), fix: (!met).then(|| fix.into()) }
+}
