@@ -12,6 +12,7 @@ mod clock;
 pub mod driver;
 mod effects;
 pub mod error;
+pub mod fake;
 pub mod guest;
 mod lane;
 mod mailbox;
@@ -24,6 +25,8 @@ mod sweep;
 mod tasks;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use driver::{Driver, Record};
 pub use error::{Error, Result};

@@ -1,12 +1,19 @@
 //! Values for tests.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moat_model::lifecycle::{Deadlines, State};
+use async_trait::async_trait;
+use bytes::Bytes;
+use moat_agent::protocol::{Offsets, StreamName};
+use moat_model::lifecycle::{Deadlines, SandboxView, State};
 use moat_model::spec::{Network, Resources, RootSpec, Security, StopSpec};
-use moat_model::{Isolation, Namespace, ProcessSpec, SandboxId, SandboxSpec, Timestamp};
+use moat_model::{ErrorKind, Isolation, Namespace, ProcessSpec, SandboxId, SandboxSpec, Timestamp};
 
 use crate::driver::Place;
+use crate::error::{Error, Result};
+use crate::fake::FakeWorld;
+use crate::outlet::Outlet;
 use crate::record::{RECORD_VERSION, SandboxRecord};
 
 /// A sandbox id that is always the same for `n`.
@@ -51,4 +58,101 @@ pub fn record(n: u8) -> SandboxRecord {
         uid_base: 0,
     };
     SandboxRecord { version: RECORD_VERSION, state, place, driver_record: None }
+}
+
+/// An outlet in memory. Like a disk, it outlives the daemon.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryOutlet {
+    inner: Arc<Mutex<Told>>,
+}
+
+/// What a [`MemoryOutlet`] was told.
+#[derive(Debug, Default)]
+struct Told {
+    output: BTreeMap<SandboxId, [Vec<u8>; 2]>,
+    views: BTreeMap<SandboxId, Vec<SandboxView>>,
+    failures: u32,
+    /// Dies with the daemon: the world and the epoch it belongs to.
+    world: Option<(FakeWorld, u64)>,
+}
+
+impl MemoryOutlet {
+    /// Fails this often, at whatever it is asked.
+    pub fn fail(&self, times: u32) {
+        self.lock().failures = times;
+    }
+
+    /// Belongs to the daemon that runs in `world` now: its calls are points at which that daemon may die.
+    pub fn attach(&self, world: &FakeWorld) {
+        self.lock().world = Some((world.clone(), world.epoch()));
+    }
+
+    /// What was written to standard output, or standard error.
+    pub fn output(&self, id: &SandboxId, stream: StreamName) -> String {
+        let told = self.lock();
+        let streams = told.output.get(id).cloned().unwrap_or_default();
+        String::from_utf8_lossy(&streams[stream as usize]).into_owned()
+    }
+
+    /// The facts told of a sandbox: views with generations not seen before, in order.
+    pub fn facts(&self, id: &SandboxId) -> Vec<SandboxView> {
+        self.lock().views.get(id).cloned().unwrap_or_default()
+    }
+
+    /// The terminal ones among them.
+    pub fn ends(&self, id: &SandboxId) -> Vec<SandboxView> {
+        self.facts(id).into_iter().filter(|view| view.phase.is_terminal()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn enter(&self) -> Result<()> {
+        let world = self.lock().world.clone();
+        if let Some((world, epoch)) = world
+            && world.point(epoch)
+        {
+            std::future::pending::<()>().await;
+        }
+        let mut told = self.lock();
+        if told.failures > 0 {
+            told.failures -= 1;
+            return Err(Error::new(ErrorKind::Unavailable, "disk full"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Outlet for MemoryOutlet {
+    async fn position(&self, id: &SandboxId) -> Result<Offsets> {
+        self.enter().await?;
+        let told = self.lock();
+        let at = |stream: usize| told.output.get(id).map_or(0, |streams| streams[stream].len() as u64);
+        Ok(Offsets { stdout: at(0), stderr: at(1) })
+    }
+
+    async fn append(&self, id: &SandboxId, stream: StreamName, offset: u64, bytes: Bytes) -> Result<()> {
+        self.enter().await?;
+        let mut told = self.lock();
+        let have = &mut told.output.entry(id.clone()).or_default()[stream as usize];
+        assert_eq!(have.len() as u64, offset, "output doubled or lost");
+        have.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    async fn announce(&self, view: &SandboxView) -> Result<()> {
+        self.enter().await?;
+        let mut told = self.lock();
+        let views = told.views.entry(view.id.clone()).or_default();
+        match views.iter().find(|known| known.generation == view.generation) {
+            Some(known) => assert_eq!(known, view, "one generation told with two meanings"),
+            None => {
+                assert!(views.last().is_none_or(|last| last.generation < view.generation), "told out of order");
+                views.push(view.clone());
+            }
+        }
+        Ok(())
+    }
 }

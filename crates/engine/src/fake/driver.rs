@@ -1,0 +1,240 @@
+//! The fake driver.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use moat_model::spec::Network;
+use moat_model::{ErrorKind, Isolation, Resource, SandboxId, SandboxSpec};
+
+use super::guest::FakeGuest;
+use super::world::{FakeSandbox, Link};
+use super::{FakeConfig, FakeRecover, FakeStep};
+use crate::driver::{Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Usage};
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+
+/// A driver in a [`FakeWorld`](super::FakeWorld).
+#[derive(Debug)]
+pub struct FakeDriver {
+    link: Link,
+    config: FakeConfig,
+}
+
+impl FakeDriver {
+    pub(super) fn new(link: Link, config: FakeConfig) -> Self {
+        Self { link, config }
+    }
+
+    fn id_of(record: &Record) -> Result<SandboxId> {
+        serde_json::from_value(record.data.clone())
+            .map_err(|e| Error::caused_by(ErrorKind::Internal, "read the record of a fake sandbox", e))
+    }
+}
+
+fn fails(what: &str, error: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{what}: {error}"))
+}
+
+#[async_trait]
+impl Driver for FakeDriver {
+    fn describe(&self) -> Description {
+        Description {
+            name: self.config.name,
+            record_version: 1,
+            isolation: self.config.isolation,
+            abilities: if self.config.freezer { vec!["pause"] } else { vec![] },
+        }
+    }
+
+    fn probe(&self) -> Vec<Requirement> {
+        vec![Requirement {
+            name: "imagination".to_owned(),
+            need: Need::Required,
+            met: true,
+            fact: "nothing is real here".to_owned(),
+            fix: None,
+        }]
+    }
+
+    fn validate(&self, spec: &SandboxSpec) -> Result<()> {
+        if spec.network == Network::Host && self.config.isolation != Isolation::Process {
+            return Err(Error::invalid("network", "host is given by the process driver only; leave it isolated"));
+        }
+        Ok(())
+    }
+
+    fn plan(&self, place: &Place, _spec: &SandboxSpec) -> Vec<Resource> {
+        vec![Resource::Directory { path: place.run_dir.clone() }, Resource::Cgroup { name: place.id.to_string() }]
+    }
+
+    async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
+        let planned = self.plan(place, spec);
+        // In two halves, so that a crash can fall between them.
+        let (first, rest) = planned.split_at(1);
+        self.link.act(|world| world.resources.extend_from_slice(first)).await;
+        if self.config_of_new().await.hang_at == Some(FakeStep::Create) {
+            std::future::pending::<()>().await;
+        }
+        let result = self
+            .link
+            .act(|world| {
+                let config = world.config.clone();
+                world.resources.extend_from_slice(rest);
+                if let Some(error) = &config.create_error {
+                    return Err(fails("create", error));
+                }
+                let kill_failures = config.kill_failures;
+                let sandbox = FakeSandbox { config, agent_alive: false, main: None, frozen: false, kill_failures };
+                world.sandboxes.insert(place.id.clone(), sandbox);
+                Ok(())
+            })
+            .await;
+        result?;
+        Ok(Record {
+            driver: self.config.name.to_owned(),
+            version: 1,
+            data: serde_json::Value::String(place.id.to_string()),
+        })
+    }
+
+    async fn start(&self, record: &Record) -> Result<Arc<dyn Guest>> {
+        let id = Self::id_of(record)?;
+        let hangs = self
+            .link
+            .act(|world| {
+                let sandbox = world.sandboxes.get_mut(&id).ok_or_else(|| fails("start", "there is no such sandbox"))?;
+                if let Some(error) = &sandbox.config.start_error {
+                    return Err(fails("start", error));
+                }
+                sandbox.agent_alive = true;
+                Ok(sandbox.config.hang_at == Some(FakeStep::Start))
+            })
+            .await?;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        Ok(Arc::new(FakeGuest::new(self.link.clone(), id)))
+    }
+
+    async fn kill(&self, record: &Record) -> Result<()> {
+        let id = Self::id_of(record)?;
+        let hangs = |sandbox: &FakeSandbox| sandbox.config.hang_at == Some(FakeStep::Kill);
+        if self.link.look(|world| world.sandboxes.get(&id).is_some_and(hangs)).await {
+            std::future::pending::<()>().await;
+        }
+        self.link
+            .act(|world| {
+                let Some(sandbox) = world.sandboxes.get_mut(&id) else { return Ok(()) };
+                if sandbox.kill_failures > 0 {
+                    sandbox.kill_failures -= 1;
+                    return Err(fails("kill", "not yet"));
+                }
+                sandbox.kill();
+                Ok(())
+            })
+            .await
+    }
+
+    async fn release(&self, resource: &Resource) -> Result<()> {
+        self.link
+            .act(|world| {
+                let failures = world.config.release_failures;
+                let refused = world.refusals.entry(format!("{resource:?}")).or_default();
+                if *refused < failures {
+                    *refused += 1;
+                    return Err(fails("release", "busy"));
+                }
+                world.resources.retain(|held| held != resource);
+                if let Resource::Cgroup { name } = resource
+                    && let Ok(id) = SandboxId::parse(name)
+                {
+                    world.sandboxes.remove(&id);
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn recover(&self, record: &Record) -> Result<Recovered> {
+        let id = Self::id_of(record)?;
+        let config = self.config_of_new().await;
+        if config.hang_at == Some(FakeStep::Recover) {
+            std::future::pending::<()>().await;
+        }
+        match config.recover {
+            FakeRecover::Fails => return Err(fails("recover", "cannot look")),
+            FakeRecover::Gone => return Ok(Recovered::Gone { detail: "as told".to_owned() }),
+            FakeRecover::Truth => {}
+        }
+        let (alive, frozen) = self
+            .link
+            .look(|world| match world.sandboxes.get_mut(&id) {
+                Some(sandbox) => {
+                    sandbox.advance();
+                    (sandbox.agent_alive, sandbox.frozen)
+                }
+                None => (false, false),
+            })
+            .await;
+        if !alive {
+            return Ok(Recovered::Gone { detail: "no agent".to_owned() });
+        }
+        if frozen {
+            return Err(fails("recover", "a frozen agent does not answer"));
+        }
+        Ok(Recovered::Alive(Arc::new(FakeGuest::new(self.link.clone(), id))))
+    }
+
+    async fn usage(&self, record: &Record) -> Result<Usage> {
+        let id = Self::id_of(record)?;
+        self.link
+            .look(|world| {
+                let sandbox = world.sandboxes.get(&id).ok_or_else(|| fails("usage", "there is no such sandbox"))?;
+                Ok(Usage {
+                    memory_bytes: 1 << 20,
+                    memory_peak_bytes: Some(2 << 20),
+                    cpu_usec: 1000,
+                    pids: u64::from(sandbox.agent_alive) + u64::from(sandbox.main.is_some()),
+                    oom_kills: sandbox.config.oom_kills,
+                })
+            })
+            .await
+    }
+
+    fn freezer(&self) -> Option<&dyn Freezer> {
+        if self.config.freezer { Some(self) } else { None }
+    }
+}
+
+impl FakeDriver {
+    async fn config_of_new(&self) -> FakeConfig {
+        self.link.look(|world| world.config.clone()).await
+    }
+
+    async fn set_frozen(&self, record: &Record, frozen: bool) -> Result<()> {
+        let id = Self::id_of(record)?;
+        self.link
+            .act(|world| {
+                let Some(sandbox) = world.sandboxes.get_mut(&id) else { return Ok(()) };
+                match &sandbox.config.freeze_error {
+                    Some(error) if frozen => Err(fails("freeze", error)),
+                    _ => {
+                        sandbox.set_frozen(frozen);
+                        Ok(())
+                    }
+                }
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl Freezer for FakeDriver {
+    async fn freeze(&self, record: &Record) -> Result<()> {
+        self.set_frozen(record, true).await
+    }
+
+    async fn thaw(&self, record: &Record) -> Result<()> {
+        self.set_frozen(record, false).await
+    }
+}

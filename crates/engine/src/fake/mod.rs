@@ -1,0 +1,108 @@
+//! A driver without a kernel, for tests of everything above drivers.
+//!
+//! [`FakeWorld`] is the host: what exists in it outlives a daemon, so dropping an engine and opening another on the same
+//! world is a crash and a restart. [`FakeConfig`] scripts what goes wrong. Main processes and execs are programs in a few
+//! words of shell (see [`program`]), run by paused or real tokio time.
+
+mod driver;
+mod guest;
+pub mod program;
+mod world;
+
+use std::time::Duration;
+
+use moat_model::Isolation;
+
+pub use driver::FakeDriver;
+pub use world::FakeWorld;
+
+/// How the sandboxes created from now on behave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FakeConfig {
+    /// Name the driver is registered under.
+    pub name: &'static str,
+    /// What it claims to give.
+    pub isolation: Isolation,
+    /// It can pause.
+    pub freezer: bool,
+    /// How long a main process that is not a script runs; for ever if absent.
+    pub run_for: Option<Duration>,
+    /// What it ends with then.
+    pub exit_code: i32,
+    /// What it writes to standard output at its start, one line each.
+    pub lines: Vec<String>,
+    /// It ends by SIGKILL only.
+    pub ignores_signals: bool,
+    /// `create` fails.
+    pub create_error: Option<String>,
+    /// `start` fails.
+    pub start_error: Option<String>,
+    /// The agent cannot start the main process.
+    pub main_error: Option<String>,
+    /// Freezing fails.
+    pub freeze_error: Option<String>,
+    /// The agent dies this long after it started the main process.
+    pub die_after: Option<Duration>,
+    /// This step never returns.
+    pub hang_at: Option<FakeStep>,
+    /// How often each release fails before it succeeds.
+    pub release_failures: u32,
+    /// How often `kill` fails before it succeeds.
+    pub kill_failures: u32,
+    /// What `recover` says.
+    pub recover: FakeRecover,
+    /// What `usage` says of kills for memory.
+    pub oom_kills: u64,
+}
+
+impl Default for FakeConfig {
+    fn default() -> Self {
+        Self {
+            name: "fake",
+            isolation: Isolation::Container,
+            freezer: true,
+            run_for: None,
+            exit_code: 0,
+            lines: Vec::new(),
+            ignores_signals: false,
+            create_error: None,
+            start_error: None,
+            main_error: None,
+            freeze_error: None,
+            die_after: None,
+            hang_at: None,
+            release_failures: 0,
+            kill_failures: 0,
+            recover: FakeRecover::Truth,
+            oom_kills: 0,
+        }
+    }
+}
+
+/// A step that can be made to hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FakeStep {
+    /// The driver's `create`, after half of it was made.
+    Create,
+    /// The driver's `start`.
+    Start,
+    /// The agent's `start_main`, after the process was started.
+    StartMain,
+    /// The driver's `recover`.
+    Recover,
+    /// The driver's `kill`, before it did anything.
+    Kill,
+    /// The agent's `shutdown`.
+    Shutdown,
+}
+
+/// What `recover` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FakeRecover {
+    /// What is true.
+    Truth,
+    /// That it could not find out.
+    Fails,
+    /// That nothing is left.
+    Gone,
+}

@@ -1,0 +1,406 @@
+//! The host of fake sandboxes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use moat_agent::protocol::{MainState, Offsets, StreamName};
+use moat_model::{Exit, Resource, SandboxId};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::program::{Program, Schedule};
+use super::{FakeConfig, FakeDriver};
+
+/// Process id of every fake main process.
+const MAIN_PID: u32 = 2;
+
+/// The host: what exists in it outlives the daemon. Cheap to clone; all clones are the same world.
+#[derive(Debug, Clone, Default)]
+pub struct FakeWorld {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<WorldState>,
+    changed: Notify,
+}
+
+/// Everything that exists.
+#[derive(Debug, Default)]
+pub(super) struct WorldState {
+    /// Daemons that came and went. What belongs to an earlier one does nothing any more.
+    epoch: u64,
+    points: u64,
+    crash_at: Option<u64>,
+    pub config: FakeConfig,
+    pub sandboxes: BTreeMap<SandboxId, FakeSandbox>,
+    pub resources: Vec<Resource>,
+    pub refusals: BTreeMap<String, u32>,
+    main_starts: BTreeMap<SandboxId, u32>,
+}
+
+/// One sandbox.
+#[derive(Debug)]
+pub(super) struct FakeSandbox {
+    pub config: FakeConfig,
+    pub agent_alive: bool,
+    pub main: Option<FakeMain>,
+    pub frozen: bool,
+    pub kill_failures: u32,
+}
+
+/// Its main process, as a schedule and a clock.
+#[derive(Debug)]
+pub(super) struct FakeMain {
+    schedule: Schedule,
+    clock: Stopwatch,
+    ended: Option<Exit>,
+    pub acknowledged: Offsets,
+    pub dies_after: Option<Duration>,
+}
+
+/// Counts time that can be stopped, and survives the runtime that counted it.
+#[derive(Debug, Default)]
+struct Stopwatch {
+    ran: Duration,
+    since: Option<Instant>,
+}
+
+impl Stopwatch {
+    fn elapsed(&self) -> Duration {
+        self.ran + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn halt(&mut self) {
+        self.ran = self.elapsed();
+        self.since = None;
+    }
+
+    fn go(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn when(&self, elapsed: Duration) -> Option<Instant> {
+        self.since?.checked_add(elapsed.checked_sub(self.ran)?)
+    }
+}
+
+impl FakeMain {
+    pub fn start(program: &Program, dies_after: Option<Duration>) -> Self {
+        let mut clock = Stopwatch::default();
+        clock.go();
+        Self { schedule: program.schedule(), clock, ended: None, acknowledged: Offsets::default(), dies_after }
+    }
+
+    /// How it ended, if it has by now.
+    pub fn exit(&mut self) -> Option<Exit> {
+        if self.ended.is_none()
+            && let Some((at, exit)) = self.schedule.end
+            && self.clock.elapsed() >= at
+        {
+            self.clock.halt();
+            self.clock.ran = at;
+            self.ended = Some(exit);
+        }
+        self.ended
+    }
+
+    pub fn signal(&mut self, signal: i32) {
+        if self.exit().is_none() && (signal == 9 || !self.schedule.ignores(signal, self.clock.elapsed())) {
+            self.clock.halt();
+            self.ended = Some(Exit::signal(signal));
+        }
+    }
+
+    pub fn set_exit(&mut self, exit: Exit) {
+        if self.exit().is_none() {
+            self.clock.halt();
+            self.ended = Some(exit);
+        }
+    }
+
+    /// Whether its agent's time has come.
+    fn agent_dies(&self) -> bool {
+        self.dies_after.is_some_and(|after| self.clock.elapsed() >= after)
+    }
+
+    /// What it has written to a stream so far.
+    pub fn written(&mut self, stream: StreamName) -> Bytes {
+        let ended = self.exit().is_some();
+        let elapsed = self.clock.elapsed();
+        let mut all = BytesMut::new();
+        for (at, to, bytes) in &self.schedule.writes {
+            if *to == stream && (*at <= elapsed || ended && *at <= self.clock.ran) {
+                all.extend_from_slice(bytes);
+            }
+        }
+        all.freeze()
+    }
+
+    /// When something next happens by itself.
+    fn next(&self) -> Option<Instant> {
+        let elapsed = self.clock.elapsed();
+        let writes = self.schedule.writes.iter().map(|(at, ..)| *at);
+        let ends = self.schedule.end.iter().map(|(at, _)| *at);
+        let coming = writes.chain(ends).chain(self.dies_after).filter(|at| *at > elapsed).min()?;
+        self.clock.when(coming)
+    }
+}
+
+impl FakeSandbox {
+    /// Lets time have its effect.
+    pub fn advance(&mut self) {
+        if self.main.as_ref().is_some_and(FakeMain::agent_dies) {
+            self.kill();
+        }
+    }
+
+    pub fn kill(&mut self) {
+        self.agent_alive = false;
+        self.frozen = false;
+        if let Some(main) = &mut self.main {
+            main.set_exit(Exit::signal(9));
+            main.dies_after = None;
+        }
+    }
+
+    pub fn set_frozen(&mut self, frozen: bool) {
+        self.frozen = frozen;
+        if let Some(main) = &mut self.main
+            && main.exit().is_none()
+        {
+            if frozen { main.clock.halt() } else { main.clock.go() }
+        }
+    }
+
+    pub fn main_state(&mut self) -> MainState {
+        match &mut self.main {
+            None => MainState::Idle,
+            Some(main) => match main.exit() {
+                Some(exit) => MainState::Exited { exit },
+                None => MainState::Running { pid: MAIN_PID },
+            },
+        }
+    }
+}
+
+impl WorldState {
+    pub fn started_main(&mut self, id: &SandboxId) {
+        *self.main_starts.entry(id.clone()).or_default() += 1;
+    }
+}
+
+impl FakeWorld {
+    /// An empty world whose sandboxes behave as `config` says.
+    pub fn new(config: FakeConfig) -> Self {
+        let world = Self::default();
+        world.lock().config = config;
+        world
+    }
+
+    /// A driver for a daemon in this world.
+    pub fn driver(&self) -> Arc<FakeDriver> {
+        let state = self.lock();
+        Arc::new(FakeDriver::new(Link { world: self.clone(), epoch: state.epoch }, state.config.clone()))
+    }
+
+    /// Changes how sandboxes created from now on behave.
+    pub fn configure(&self, change: impl FnOnce(&mut FakeConfig)) {
+        change(&mut self.lock().config);
+    }
+
+    /// The daemon dies: nothing it had begun goes on, and nothing it holds works any more. Clocks stop until
+    /// [`FakeWorld::restart`].
+    pub fn crash(&self) {
+        let mut state = self.lock();
+        state.epoch += 1;
+        state.crash_at = None;
+        for sandbox in state.sandboxes.values_mut() {
+            sandbox.advance();
+            if let Some(main) = &mut sandbox.main {
+                main.clock.halt();
+            }
+        }
+        drop(state);
+        self.inner.changed.notify_waiters();
+    }
+
+    /// Time goes on, perhaps in another runtime.
+    pub fn restart(&self) {
+        for sandbox in self.lock().sandboxes.values_mut() {
+            if !sandbox.frozen
+                && let Some(main) = &mut sandbox.main
+                && main.exit().is_none()
+            {
+                main.clock.go();
+            }
+        }
+    }
+
+    /// Makes the daemon die at the `n`th point from now, counted from zero: each effect in the world has one before and
+    /// one after it, and whoever else takes part may add its own with [`FakeWorld::point`].
+    pub fn crash_at(&self, n: u64) {
+        let mut state = self.lock();
+        state.crash_at = Some(state.points + n);
+    }
+
+    /// Points passed so far.
+    pub fn points(&self) -> u64 {
+        self.lock().points
+    }
+
+    /// A point at which the daemon may be made to die. True: it just did, or had before.
+    pub fn point(&self, epoch: u64) -> bool {
+        let mut state = self.lock();
+        if state.epoch != epoch {
+            return true;
+        }
+        let here = state.points;
+        state.points += 1;
+        if state.crash_at == Some(here) {
+            drop(state);
+            self.crash();
+            return true;
+        }
+        false
+    }
+
+    /// How many daemons have died.
+    pub fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// Resolves when a daemon has died after `epoch` was read.
+    pub async fn crashed_since(&self, epoch: u64) {
+        self.until(|state| (state.epoch != epoch).then_some(()), |_| None).await;
+    }
+
+    /// The agent of a sandbox dies, with everything in it.
+    pub fn lose_agent(&self, id: &SandboxId) {
+        if let Some(sandbox) = self.lock().sandboxes.get_mut(id) {
+            sandbox.kill();
+        }
+        self.inner.changed.notify_waiters();
+    }
+
+    /// A main process ends.
+    pub fn end_main(&self, id: &SandboxId, exit: Exit) {
+        if let Some(main) = self.lock().sandboxes.get_mut(id).and_then(|sandbox| sandbox.main.as_mut()) {
+            main.set_exit(exit);
+        }
+        self.inner.changed.notify_waiters();
+    }
+
+    /// How often the main process of a sandbox was ever started.
+    pub fn main_starts(&self, id: &SandboxId) -> u32 {
+        self.lock().main_starts.get(id).copied().unwrap_or(0)
+    }
+
+    /// Everything that exists because of sandboxes.
+    pub fn resources(&self) -> Vec<Resource> {
+        self.lock().resources.clone()
+    }
+
+    /// Sandboxes in which something runs.
+    pub fn alive(&self) -> Vec<SandboxId> {
+        let mut state = self.lock();
+        state.sandboxes.values_mut().for_each(FakeSandbox::advance);
+        state.sandboxes.iter().filter(|(_, sandbox)| sandbox.agent_alive).map(|(id, _)| id.clone()).collect()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, WorldState> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn notify(&self) {
+        self.inner.changed.notify_waiters();
+    }
+
+    /// Waits until `found` finds something. `when` says at which moment it is worth looking again though nobody changed
+    /// anything.
+    async fn until<T>(
+        &self,
+        mut found: impl FnMut(&mut WorldState) -> Option<T>,
+        when: impl Fn(&WorldState) -> Option<Instant>,
+    ) -> T {
+        loop {
+            let mut changed = std::pin::pin!(self.inner.changed.notified());
+            changed.as_mut().enable();
+            let again = {
+                let mut state = self.lock();
+                if let Some(found) = found(&mut state) {
+                    return found;
+                }
+                when(&state)
+            };
+            match again {
+                Some(at) => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = tokio::time::sleep_until(at) => {}
+                    }
+                }
+                None => changed.await,
+            }
+        }
+    }
+}
+
+/// A daemon's tie to the world. When that daemon has died, everything through it waits for ever.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub world: FakeWorld,
+    pub epoch: u64,
+}
+
+impl Link {
+    /// Does something to the world, with a point before and one after it.
+    pub async fn act<T>(&self, act: impl FnOnce(&mut WorldState) -> T) -> T {
+        self.pass().await;
+        let done = act(&mut self.world.lock());
+        self.world.notify();
+        self.pass().await;
+        done
+    }
+
+    /// A point; waits for ever if the daemon died at or before it.
+    pub async fn pass(&self) {
+        if self.world.point(self.epoch) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Looks at the world, unless the daemon has died.
+    pub async fn look<T>(&self, look: impl FnOnce(&mut WorldState) -> T) -> T {
+        {
+            let mut state = self.world.lock();
+            if state.epoch == self.epoch {
+                return look(&mut state);
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Waits for something to be true of a sandbox; `None` from `found` means not yet. A frozen sandbox says nothing.
+    pub async fn until<T>(&self, id: &SandboxId, mut found: impl FnMut(Option<&mut FakeSandbox>) -> Option<T>) -> T {
+        let epoch = self.epoch;
+        self.world
+            .until(
+                |state| {
+                    if state.epoch != epoch {
+                        return None;
+                    }
+                    let mut sandbox = state.sandboxes.get_mut(id);
+                    if let Some(sandbox) = &mut sandbox {
+                        sandbox.advance();
+                    }
+                    found(sandbox)
+                },
+                |state| state.sandboxes.get(id)?.main.as_ref()?.next(),
+            )
+            .await
+    }
+}
