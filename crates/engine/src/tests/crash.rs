@@ -1,1 +1,243 @@
+//! The daemon killed at every point of a life: before and after every write of a record, every effect in the world and
+//! every word to the outlet. A new daemon on the same world must end with every sandbox adopted or released, nothing
+//! left, no main process started twice, no output lost or doubled, and each end told exactly once.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moat_agent::protocol::StreamName;
+use moat_model::{Resource, SandboxId};
+
+use super::config;
+use crate::error::Result;
+use crate::fake::{FakeConfig, FakeWorld};
+use crate::record::{FileStore, Loaded, SandboxRecord, Store};
+use crate::supervisor::{Engine, Registry};
+use crate::testing::{MemoryOutlet, id, spec};
+
+const SCRIPT: &str = "echo one; sleep 1; echo two; sleep 1; exit 3";
+
+/// A store whose writes are points at which the daemon may die.
+#[derive(Debug)]
+struct MortalStore {
+    files: FileStore,
+    world: FakeWorld,
+    epoch: u64,
+}
+
+impl MortalStore {
+    /// The process is gone at this instruction: unwinding is as near as a test can come, and everything the unwinding
+    /// code touches belongs to a dead daemon already.
+    fn point(&self) {
+        if self.world.point(self.epoch) {
+            std::panic::resume_unwind(Box::new("the daemon was killed"));
+        }
+    }
+}
+
+impl Store for MortalStore {
+    fn load(&self) -> Result<Loaded> {
+        self.files.load()
+    }
+
+    fn load_one(&self, id: &SandboxId) -> Result<SandboxRecord> {
+        self.point();
+        self.files.load_one(id)
+    }
+
+    fn save(&self, record: &SandboxRecord) -> Result<()> {
+        self.point();
+        self.files.save(record)?;
+        self.point();
+        Ok(())
+    }
+
+    fn remove(&self, id: &SandboxId) -> Result<()> {
+        self.point();
+        self.files.remove(id)?;
+        self.point();
+        Ok(())
+    }
+}
+
+async fn open(world: &FakeWorld, outlet: &MemoryOutlet, dir: &Path) -> Engine {
+    outlet.attach(world);
+    world.restart();
+    let files = FileStore::open(dir.join("run/sandboxes")).unwrap();
+    let store = MortalStore { files, world: world.clone(), epoch: world.epoch() };
+    let drivers = Registry::new(vec![world.driver()]);
+    Engine::open_on(config(dir), drivers, Arc::new(outlet.clone()), Arc::new(store)).await.unwrap().0
+}
+
+/// One daemon's time: runs `work` until it is done or the daemon dies, then takes everything of the daemon away.
+fn daemon(world: &FakeWorld, work: impl Future<Output = ()>) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let epoch = world.epoch();
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = world.crashed_since(epoch) => false,
+            () = work => true,
+        }
+    })
+}
+
+async fn settle(engine: &Engine) {
+    for view in engine.list() {
+        if let Some(mut views) = engine.watch(&view.id) {
+            let settled = |view: &moat_model::lifecycle::SandboxView| view.phase.is_terminal();
+            tokio::time::timeout(Duration::from_secs(300), views.wait_for(settled)).await.unwrap().unwrap();
+        }
+    }
+}
+
+/// What is done with an engine before the next daemon takes over.
+#[derive(Clone, Copy)]
+struct Story {
+    name: &'static str,
+    run: fn(Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>>,
+    /// The program ends by itself, with everything said and status 3.
+    by_itself: bool,
+}
+
+const LIFE: Story = Story { name: "runs to its end", run: runs_to_its_end, by_itself: true };
+const STOP: Story = Story { name: "is stopped", run: is_stopped, by_itself: false };
+const PAUSE: Story = Story { name: "is paused and deleted", run: is_paused_and_deleted, by_itself: false };
+const FAILURE: Story = Story { name: "fails to start", run: fails_to_start, by_itself: false };
+
+fn runs_to_its_end(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        drop(engine.create(id(1), spec("sh", &["-c", SCRIPT])).await);
+        settle(&engine).await;
+    })
+}
+
+fn is_stopped(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        drop(engine.create(id(1), spec("sh", &["-c", "echo one; trap '' INT; sleep 1000"])).await);
+        drop(engine.stop(&id(1), None).await);
+    })
+}
+
+fn is_paused_and_deleted(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        drop(engine.create(id(1), spec("app", &[])).await);
+        drop(engine.pause(&id(1)).await);
+        drop(engine.resume(&id(1)).await);
+        drop(engine.pause(&id(1)).await);
+        drop(engine.delete(&id(1)).await);
+    })
+}
+
+fn fails_to_start(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        drop(engine.create(id(1), spec("missing", &[])).await);
+    })
+}
+
+/// Runs `story` with a daemon that dies at point `n`, then daemons that die at the points in `later`, then one that
+/// lives. False: the story has no point `n`.
+fn check_crash(story: Story, fake: &FakeConfig, n: u64, later: &[u64]) -> bool {
+    let world = FakeWorld::new(fake.clone());
+    let outlet = MemoryOutlet::default();
+    let dir = tempfile::tempdir().unwrap();
+    let what = format!("{}, killed at {n}, then at {later:?}", story.name);
+    world.crash_at(n);
+    if daemon(&world, async { (story.run)(open(&world, &outlet, dir.path()).await).await }) {
+        return false;
+    }
+    for next in later {
+        world.crash_at(*next);
+        daemon(&world, async { settle(&open(&world, &outlet, dir.path()).await).await });
+        // One that came to the end of its work before that point dies now.
+        world.crash();
+    }
+    let lived = daemon(&world, async {
+        let engine = open(&world, &outlet, dir.path()).await;
+        // Adopted or released: whatever is there can be brought to an end.
+        let limit = Duration::from_secs(30);
+        for view in engine.list() {
+            let id = view.id.clone();
+            let mut views = engine.watch(&id).unwrap();
+            let known = views.wait_for(|view| view.phase != moat_model::lifecycle::PhaseName::Recovering);
+            tokio::time::timeout(limit, known).await.unwrap_or_else(|_| panic!("{what}: {view:?} stays")).unwrap();
+            if story.by_itself {
+                settle(&engine).await;
+            }
+            tokio::time::timeout(limit, engine.delete(&id)).await.unwrap().unwrap();
+        }
+    });
+    assert!(lived, "{what}");
+    assert_eq!(world.resources(), [] as [Resource; 0], "{what}");
+    assert_eq!(world.alive(), [] as [SandboxId; 0], "{what}");
+    assert!(world.main_starts(&id(1)) <= 1, "{what}");
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("run/sandboxes")).unwrap().collect();
+    assert!(left.is_empty(), "{what}: {left:?}");
+
+    let ends = outlet.ends(&id(1));
+    let facts = outlet.facts(&id(1));
+    assert!(ends.len() <= 1, "{what}: {ends:?}");
+    assert_eq!(ends.is_empty(), facts.is_empty(), "{what}: told of but not ended: {facts:?}");
+    if let (Some(end), true) = (ends.first(), story.by_itself) {
+        let said = outlet.output(&id(1), StreamName::Stdout);
+        if world.main_starts(&id(1)) == 1 && end.started_at.is_some() {
+            assert_eq!(end.exit.map(|exit| exit.code), Some(3), "{what}: {end:?}");
+            assert_eq!(said, "one\ntwo\n", "{what}");
+        }
+    }
+    true
+}
+
+/// Kills the daemon at every point there is. Returns how many there were.
+fn check_every_point(story: Story, fake: &FakeConfig) -> u64 {
+    let mut n = 0;
+    while check_crash(story, fake, n, &[]) {
+        n += 1;
+        assert!(n < 500, "{} never ends", story.name);
+    }
+    n
+}
+
+#[test]
+fn killed_at_every_point_of_a_life() {
+    let points = check_every_point(LIFE, &FakeConfig::default());
+    assert!(points > 40, "only {points} points");
+}
+
+#[test]
+fn killed_at_every_point_of_a_stop() {
+    check_every_point(STOP, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_a_pause_and_a_delete() {
+    check_every_point(PAUSE, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_a_failed_start() {
+    check_every_point(FAILURE, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_while_releases_fail() {
+    let fake = FakeConfig { release_failures: 2, kill_failures: 1, ..FakeConfig::default() };
+    check_every_point(STOP, &fake);
+}
+
+#[test]
+fn killed_again_while_recovering() {
+    let mut pairs = 0;
+    for n in (0..500).step_by(3) {
+        let mut any = false;
+        for again in (0..40).step_by(4) {
+            any |= check_crash(LIFE, &FakeConfig::default(), n, &[again, again / 2]);
+            pairs += 1;
+        }
+        if !any {
+            break;
+        }
+    }
+    assert!(pairs > 100);
+}
