@@ -1,1 +1,0 @@
-//! Sandbox requests and their byte streams over NATS.
