@@ -49,9 +49,14 @@ impl Drop for ExitGuard {
 
 /// Gives every signal its default action and blocks none, as a new program expects.
 pub fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is a valid disposition; the call fails harmlessly for KILL, STOP and the two of the libc.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // A kernel sigaction of zeros: default action, no flags, empty mask. Asked of the kernel itself, because glibc hides
+    // the two signals it uses, and whoever started the daemon may have left them ignored.
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        let old = std::ptr::null_mut::<u64>();
+        // SAFETY: the structure is as long as the kernel's on every 64-bit Linux and lives for the call, which fails
+        // harmlessly for KILL and STOP.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, 8) };
     }
     // SAFETY: the set is initialised by sigemptyset before it is used, and lives for the call.
     unsafe {

@@ -8,6 +8,8 @@ mod exec;
 mod forward;
 mod output;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use moat_model::{ErrorKind, Exit, ProcessSpec};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{ExecSession, Guest, OutputReader};
 use crate::error::{Error, Result};
@@ -34,6 +36,8 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(10);
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Killing everything inside and saying so.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
+/// Between attempts over a connection that just broke; the session has its own, longer back-off.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Callers that may queue for a stream while the connection is being made; more wait in line, within their deadlines.
 const OPENS_QUEUED_MAX: usize = 16;
 /// Longest error message believed of an agent.
@@ -138,12 +142,25 @@ impl AgentGuest {
 
     /// One request, one reply, within a deadline.
     async fn call(&self, request: &Request, doing: &str, deadline: Duration) -> Result<Reply> {
-        within(deadline, doing, async {
+        let once = async || {
             let permit = self.verb_permit().await?;
             let mut opened = self.request(permit, request, doing).await?;
             self.reply(&mut opened, doing).await
+        };
+        within(deadline, doing, async {
+            loop {
+                match once().await {
+                    Err(error) if repeatable(request) && self.may_come_back(&error) => sleep(PAUSE).await,
+                    result => return result,
+                }
+            }
         })
         .await
+    }
+
+    /// Whether a request failed only because its connection broke, while the agent may still be there.
+    fn may_come_back(&self, error: &Error) -> bool {
+        error.kind == ErrorKind::Unavailable && !self.opens.is_closed()
     }
 
     /// Turns a stream's failure into ours, and drops the session of an agent that breaks the protocol.
@@ -175,6 +192,11 @@ fn stream_error(broken: &Notify, doing: &str, error: StreamError) -> Error {
         ErrorKind::Unavailable
     };
     Error::caused_by(kind, doing, error)
+}
+
+/// Asking twice is as good as asking once.
+fn repeatable(request: &Request) -> bool {
+    matches!(request, Request::Hello | Request::Processes | Request::Stats | Request::Shutdown)
 }
 
 fn gone() -> Error {
@@ -220,14 +242,9 @@ impl Guest for AgentGuest {
     }
 
     async fn wait_main(&self) -> Result<Exit> {
-        /// Between attempts over a connection that just broke; the session has its own, longer back-off.
-        const PAUSE: Duration = Duration::from_millis(20);
         loop {
             match self.wait_once().await {
-                // The connection broke, the agent may still be there: what it knows is kept.
-                Err(error) if error.kind == ErrorKind::Unavailable && !self.opens.is_closed() => {
-                    tokio::time::sleep(PAUSE).await;
-                }
+                Err(error) if self.may_come_back(&error) => sleep(PAUSE).await,
                 result => return result,
             }
         }

@@ -1,0 +1,13 @@
+//! The real agent, launched through the real launcher without a jail, driven through the engine's client.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should say where"
+)]
+
+mod exec;
+mod forward;
+mod harness;
+mod main_process;
+mod measure;
