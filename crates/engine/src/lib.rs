@@ -9,6 +9,7 @@ mod actor;
 mod allocator;
 mod announcer;
 mod clock;
+pub mod conformance;
 pub mod driver;
 mod effects;
 pub mod error;

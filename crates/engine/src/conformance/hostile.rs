@@ -1,0 +1,71 @@
+//! Cases in which the program means harm.
+
+use moat_agent::protocol::MainState;
+use moat_model::SandboxSpec;
+
+use super::bed::{Bed, within};
+use super::life::first_output;
+use super::{Fault, Verdict, ensure};
+
+pub async fn flood(bed: &Bed) -> Verdict {
+    bed.needs_full_shell()?;
+    let sandbox = bed.running("echo ready; while :; do head -c 1000000 /dev/zero; done").await?;
+    // Nobody reads. The agent must still answer, and must not have taken more than its bounded buffers.
+    for _ in 0..20 {
+        let hello = within(sandbox.guest.hello()).await?;
+        ensure(matches!(hello.main, MainState::Running { .. }), || format!("main is {:?}", hello.main))?;
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    let stats = within(sandbox.guest.stats()).await?;
+    ensure(stats.agent_rss_bytes < 64 << 20, || format!("the agent holds {} bytes", stats.agent_rss_bytes))?;
+    within(bed.driver.kill(&sandbox.record)).await?;
+    Ok(())
+}
+
+pub async fn fork_bomb(bed: &Bed) -> Verdict {
+    bed.needs_full_shell()?;
+    let script = "echo ready; i=0; while [ $i -lt 300 ]; do sleep 5555 & i=$((i+1)); done; wait";
+    let mut spec: SandboxSpec = bed.spec(Some(bed.script(script)?));
+    spec.resources.pids_max = Some(40);
+    if let Err(error) = bed.driver.validate(&spec) {
+        return Err(Fault::NotSupported(error.chain()));
+    }
+    let sandbox = bed.open(spec).await?;
+    sandbox.start_main().await?;
+    first_output(&sandbox).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    within(sandbox.guest.hello()).await?;
+    let usage = within(bed.driver.usage(&sandbox.record)).await?;
+    ensure(usage.pids <= 40, || format!("{} processes where 40 are allowed", usage.pids))?;
+    within(bed.driver.kill(&sandbox.record)).await?;
+    let after = within(bed.driver.usage(&sandbox.record)).await?;
+    ensure(after.pids == 0, || format!("{} processes after the kill", after.pids))
+}
+
+pub async fn memory(bed: &Bed) -> Verdict {
+    bed.needs_full_shell()?;
+    let script = "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo survived ${#x}";
+    let mut spec: SandboxSpec = bed.spec(Some(bed.script(script)?));
+    spec.resources.memory_bytes = Some(48 << 20);
+    if let Err(error) = bed.driver.validate(&spec) {
+        return Err(Fault::NotSupported(error.chain()));
+    }
+    let sandbox = bed.open(spec).await?;
+    sandbox.start_main().await?;
+    // The kernel may choose the agent itself; then the wait fails, and only the count speaks.
+    let exit = sandbox.wait().await;
+    let usage = within(bed.driver.usage(&sandbox.record)).await?;
+    ensure(usage.oom_kills > 0, || {
+        let exit = exit.as_ref().ok();
+        format!("no kill for memory counted; ended with {exit:?}")
+    })?;
+    ensure(exit.as_ref().is_ok_and(|exit| !exit.success()), || "the agent died, not the program".to_owned())
+}
+
+pub async fn ignores_everything(bed: &Bed) -> Verdict {
+    let sandbox = bed.running("trap '' HUP INT QUIT TERM USR1 USR2; echo ready; sleep 1000; sleep 1000").await?;
+    first_output(&sandbox).await?;
+    within(bed.driver.kill(&sandbox.record)).await?;
+    within(async { Ok(sandbox.guest.lost().await) }).await?;
+    Ok(())
+}
