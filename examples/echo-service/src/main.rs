@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, RequestErrorKind};
 use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,6 +18,8 @@ const USAGE: &str = "usage: echo-service                      serve echo.<ECHO_N
 
 /// A caller waits this long for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Between two tries while nobody listens.
+const TRY_EVERY: Duration = Duration::from_millis(50);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -86,8 +88,16 @@ async fn serve() -> anyhow::Result<()> {
 
 async fn call(url: &str, text: &str) -> anyhow::Result<()> {
     let client = connect(url).await?;
-    let request = client.request(subject(), text.to_owned().into());
-    let answer = tokio::time::timeout(ANSWER_WITHIN, request).await.context("no answer in time")?;
-    println!("{}", String::from_utf8_lossy(&answer.context("nobody answers")?.payload));
+    let answer = tokio::time::timeout(ANSWER_WITHIN, async {
+        loop {
+            match client.request(subject(), text.to_owned().into()).await {
+                // It may still be starting.
+                Err(error) if error.kind() == RequestErrorKind::NoResponders => tokio::time::sleep(TRY_EVERY).await,
+                done => break done,
+            }
+        }
+    });
+    let answer = answer.await.context("nobody answered in time")?.context("call")?;
+    println!("{}", String::from_utf8_lossy(&answer.payload));
     Ok(())
 }
