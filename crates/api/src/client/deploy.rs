@@ -9,6 +9,7 @@ use nkeys::{KeyPair, XKey};
 
 use super::{Client, Error, Result, encode, now, random};
 use crate::nex::{AuctionRequest, DeployRequest, Extension, InfoResponse, Location, PingResponse, RunResponse};
+use crate::sandbox::InspectRequest;
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -85,6 +86,9 @@ impl Client {
         let doing = format!("deploy {} to node {node}", deploy.name);
         let invalid = |e: Box<dyn std::error::Error + Send + Sync>| Error::new(ErrorKind::InvalidSpec, &doing, e);
 
+        if deploy.extension.is_some() {
+            self.understands_extension(&doing, node, deploy).await?;
+        }
         let info = self.info(node).await?;
         let environment =
             seal::seal(&deploy.environment, sender, &info.public_xkey, random()?).map_err(|e| invalid(e.into()))?;
@@ -114,6 +118,22 @@ impl Client {
             return Err(Error::new(ErrorKind::Guest, doing, "the node says that it did not start"));
         }
         Ok(Deployed { node: node.clone(), id: reply.id, name: reply.name, isolation: reply.isolation })
+    }
+}
+
+impl Client {
+    /// A node of Nex would ignore the extension in silence, and a limit with it: refuse instead.
+    async fn understands_extension(&self, doing: &str, node: &NodeId, deploy: &Deploy) -> Result<()> {
+        let question = InspectRequest { name: Some(deploy.name.clone()), ..InspectRequest::default() };
+        match self.inspect(node, &question).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == ErrorKind::Unavailable => Err(Error::new(
+                ErrorKind::Unsupported,
+                doing,
+                "it is not a moat node: it would ignore kind, isolation, template, limits, user and stop options",
+            )),
+            Err(error) => Err(error),
+        }
     }
 }
 

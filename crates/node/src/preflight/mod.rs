@@ -3,7 +3,7 @@
 mod host;
 mod nats;
 
-use moat_engine::driver::{Need, Requirement};
+pub use moat_engine::driver::{Need, Requirement};
 use moat_model::ErrorKind;
 use serde::Serialize;
 

@@ -1,0 +1,45 @@
+//! One module for each command: its arguments, and what it does.
+
+pub mod completions;
+pub mod devrun;
+pub mod events;
+pub mod exec;
+pub mod lameduck;
+pub mod launch;
+pub mod logs;
+pub mod node;
+pub mod preflight;
+pub mod ps;
+pub mod run;
+pub mod stop;
+pub mod up;
+pub mod version;
+
+use std::process::ExitCode;
+
+use crate::args::{Cli, Command};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Does what was asked.
+pub async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Up(args) => up::run(global, output, args).await.map(done),
+        Command::Node(command) => node::run(global, output, command).await,
+        Command::Run(args) => run::run(global, output, args).await,
+        Command::Devrun(args) => devrun::run(global, output, args).await,
+        Command::Ps(args) => ps::run(global, output, &args).await.map(done),
+        Command::Stop(args) => stop::run(global, output, &args).await.map(done),
+        Command::Logs(args) => logs::run(global, output, &args).await.map(done),
+        Command::Events(args) => events::run(global, output, &args).await.map(done),
+        Command::Exec(args) => exec::run(global, output, args).await,
+        Command::Lameduck(args) => lameduck::run(global, output, &args).await.map(done),
+        Command::Version => version::run(output).map(done),
+        Command::Completions(args) => completions::run(output, &args).map(done),
+    }
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,83 @@
+//! `moat node preflight`: whether this machine can be a node, and the command that would make it one.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use moat_model::ErrorKind;
+use moat_node::preflight::{Need, Report, Requirement};
+use owo_colors::Style;
+use serde::Serialize;
+
+use super::node::NodeArgs;
+use crate::args::Global;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// For which configuration.
+#[derive(Debug, Args)]
+pub struct PreflightArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Serialize)]
+struct Examined<'a> {
+    ready: bool,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+/// Says it, requirement by requirement. Exits with 3 if a node that gives the configured isolation would not work here.
+pub async fn run(global: &Global, output: &Output, args: &PreflightArgs) -> Result<ExitCode, Failure> {
+    let config = args.node.config(global)?;
+    let report = moat_node::preflight::report(&config).await;
+    let ready = ready(&report, config.isolation.as_str());
+    if output.json {
+        output.document(&Examined { ready, report: &report })?;
+    } else {
+        show(output, &report)?;
+        let verdict = if ready { "this machine can be a node" } else { "this machine cannot be a node yet" };
+        output.line(&format!("\n{verdict} (isolation {})", config.isolation))?;
+    }
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::from(ErrorKind::Unsupported.cli_exit()) })
+}
+
+/// Nothing required is missing for the node itself, its connection, and the driver of this name.
+fn ready(report: &Report, driver: &str) -> bool {
+    let wanted = ["node", "nats", "drivers", driver];
+    report
+        .sections
+        .iter()
+        .filter(|section| wanted.contains(&section.name.as_str()))
+        .flat_map(|section| &section.requirements)
+        .all(|requirement| requirement.met || requirement.need != Need::Required)
+}
+
+fn show(output: &Output, report: &Report) -> Result<(), Failure> {
+    let rows = report.sections.iter().flat_map(|section| {
+        section.requirements.iter().map(|requirement| {
+            [section.name.clone(), requirement.name.clone(), state(output, requirement), requirement.fact.clone()]
+        })
+    });
+    output.table(["FOR", "REQUIREMENT", "STATE", "FACT"], rows.collect())?;
+    let fixes: Vec<_> = report
+        .sections
+        .iter()
+        .flat_map(|section| &section.requirements)
+        .filter(|requirement| !requirement.met)
+        .filter_map(|requirement| requirement.fix.as_ref().map(|fix| (&requirement.name, fix)))
+        .collect();
+    if fixes.is_empty() {
+        return Ok(());
+    }
+    output.line("\nto fix:")?;
+    fixes.into_iter().try_for_each(|(name, fix)| output.line(&format!("  {name}: {fix}")))
+}
+
+fn state(output: &Output, requirement: &Requirement) -> String {
+    match (requirement.met, requirement.need) {
+        (true, _) => output.styled("met", Style::new().green()),
+        (false, Need::Required) => output.styled("NOT MET", Style::new().red().bold()),
+        (false, Need::Optional) => output.styled("not met (optional)", Style::new().yellow()),
+    }
+}
