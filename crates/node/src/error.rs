@@ -38,8 +38,12 @@ impl Error {
         let mut text = self.doing.clone();
         let mut next = self.source.as_deref().map(|s| s as &dyn std::error::Error);
         while let Some(error) = next {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
+            let cause = error.to_string();
+            // Some libraries repeat the source in their own text.
+            if !text.contains(&cause) {
+                text.push_str(": ");
+                text.push_str(&cause);
+            }
             next = error.source();
         }
         text

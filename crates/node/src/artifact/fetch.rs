@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::context::ObjectStoreErrorKind;
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, ObjectStoreErrorKind};
 use async_nats::jetstream::object_store::{GetErrorKind, Object};
 use moat_model::ErrorKind;
 use sha2::{Digest as _, Sha256};
@@ -237,8 +237,9 @@ async fn open(client: &async_nats::Client, request: &FetchRequest<'_>) -> Result
 fn is_not_found(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(js) = error.downcast_ref::<jetstream::Error>() {
-            return js.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND;
+        if let Some(error) = error.downcast_ref::<GetStreamError>() {
+            let GetStreamErrorKind::JetStream(error) = error.kind() else { return false };
+            return error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND;
         }
         next = error.source();
     }
