@@ -70,8 +70,9 @@ fn writable(name: &str, path: &Path) -> Requirement {
 fn on_tmpfs(run_dir: &Path) -> Requirement {
     let there = existing(run_dir);
     let (met, fact) = match statfs(there) {
-        #[expect(clippy::unnecessary_cast, reason = "the type differs between architectures")]
-        Ok(stat) if stat.f_type as u64 == TMPFS_MAGIC => (true, format!("{} is on a tmpfs", there.display())),
+        Ok(stat) if u64::try_from(stat.f_type).is_ok_and(|t| t == TMPFS_MAGIC) => {
+            (true, format!("{} is on a tmpfs", there.display()))
+        }
         Ok(_) => (false, format!("{} is on a disk: environments of workloads would be written to it", there.display())),
         Err(errno) => (false, format!("{}: {errno}", there.display())),
     };
@@ -158,7 +159,7 @@ mod tests {
     fn kvm_is_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let device = dir.path().join("kvm");
-        assert_eq!(kvm_kind(&device, dir.path()).0, false);
+        assert!(!kvm_kind(&device, dir.path()).0);
         std::fs::write(&device, "").unwrap();
         assert!(kvm_kind(&device, dir.path()).1.contains("unknown kind"));
         for (module, kind) in [("kvm_pvm", "paravirtual"), ("kvm_amd", "amd"), ("kvm_intel", "intel")] {

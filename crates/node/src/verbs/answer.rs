@@ -47,8 +47,7 @@ impl Service {
 
     /// `None`: nothing found, nothing said.
     pub(super) fn search(&self, search: &WorkloadSearch) -> Option<WorkloadPingResponse> {
-        let found: Vec<WorkloadBrief> =
-            self.workloads.live().iter().filter(|s| found(s, search)).map(|s| brief(s)).collect();
+        let found: Vec<WorkloadBrief> = self.workloads.live().iter().filter(|s| found(s, search)).map(brief).collect();
         (!found.is_empty()).then(|| WorkloadPingResponse {
             node_id: self.node().clone(),
             target_xkey: self.identity.xkey().public_key(),
