@@ -36,6 +36,8 @@ pub enum Record {
     Failed(Step, i32),
     /// It ended: exit code, or minus the signal.
     Ended(i32),
+    /// Everything it started was killed, as ordered, and nothing is left.
+    Killed,
 }
 
 impl Record {
@@ -45,6 +47,7 @@ impl Record {
             Self::Started(pid) => (1, pid, 0),
             Self::Failed(step, errno) => (2, step.number(), errno),
             Self::Ended(status) => (3, status, 0),
+            Self::Killed => (4, 0, 0),
         };
         let mut bytes = [0; RECORD_LEN];
         for (field, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip([tag, first, second]) {
@@ -63,6 +66,7 @@ impl Record {
                     1 => Some(Self::Started(first)),
                     2 => Some(Self::Failed(Step::from_number(first), second)),
                     3 => Some(Self::Ended(first)),
+                    4 => Some(Self::Killed),
                     _ => None,
                 }
             }
@@ -177,7 +181,10 @@ impl Supervisor<'_> {
         for order in orders.into_iter().take(length) {
             match (order, self.lead) {
                 (RELEASE, _) => exit_now(0),
-                (KILL, _) => self.kill_all(),
+                (KILL, _) => {
+                    self.kill_all();
+                    report(self.control, Record::Killed);
+                }
                 // The lead leads its session, so its id is the group's; it is not reaped, so it is its own.
                 (number, Some(lead)) => drop(kill(Target::Group(lead), i32::from(number))),
                 (_, None) => {}
@@ -221,9 +228,13 @@ mod tests {
 
     #[test]
     fn records_read_back() {
-        for record in
-            [Record::Started(77), Record::Failed(Step::Execute, libc::ENOENT), Record::Ended(3), Record::Ended(-9)]
-        {
+        for record in [
+            Record::Started(77),
+            Record::Failed(Step::Execute, libc::ENOENT),
+            Record::Ended(3),
+            Record::Ended(-9),
+            Record::Killed,
+        ] {
             assert_eq!(Record::decode(record.encode()), Some(record));
         }
         assert_eq!(Record::decode([9; RECORD_LEN]), None);

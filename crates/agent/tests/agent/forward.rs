@@ -37,7 +37,8 @@ async fn connections_are_carried_to_the_target_and_nowhere_else() {
     let connect = |port| TcpStream::connect(("127.0.0.1", port));
 
     // Nobody is there to carry it.
-    let mut early = connect(good).await.unwrap();
+    let listening = moat_testkit::wait_until(DEADLINE, "the agent to listen", async || connect(good).await.ok());
+    let mut early = listening.await.unwrap();
     assert_eq!(timeout(DEADLINE, early.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0);
 
     let forwards = vec![Forward { listen_port: good, target: echo().await }];

@@ -192,45 +192,67 @@ struct Life {
 }
 
 impl Life {
-    /// Without a terminal it lasts until nobody holds the output any more; with one, until the process has ended.
+    /// Without a terminal it lasts until nobody holds the output any more; with one, until the process has ended. If
+    /// its time runs out, until nothing it started is left.
     async fn live(&mut self) -> AgentFrame {
         let mut exit = None;
-        let mut timed_out = false;
+        let mut limit = Limit::Running;
         let mut until = self.deadline;
-        while exit.is_none() || !self.pumps.is_empty() {
+        while exit.is_none() || limit == Limit::Killing || !self.pumps.is_empty() {
             tokio::select! {
-                record = self.supervision.next(), if exit.is_none() => {
-                    exit = Some(exit_of(record));
-                    if self.terminal {
-                        self.finish.send_replace(true);
+                record = self.supervision.next(), if exit.is_none() || limit == Limit::Killing => match record {
+                    Some(Record::Ended(status)) => {
+                        exit = Some(exit_of(status));
+                        if self.terminal {
+                            self.finish.send_replace(true);
+                        }
                     }
-                }
-                Some(_) = self.pumps.join_next(), if !self.pumps.is_empty() => {}
-                () = sleep_until(until) => {
-                    if timed_out {
-                        // Something the kernel cannot kill; the rest is over.
+                    Some(Record::Killed) => limit = Limit::Killed,
+                    // The supervisor itself was killed, which happens when everything is.
+                    Some(Record::Started(_) | Record::Failed(..)) | None => {
                         exit.get_or_insert(Exit::signal(libc::SIGKILL));
-                        self.finish.send_replace(true);
-                        until = Instant::now() + TIMEOUT_MAX;
-                    } else {
-                        timed_out = true;
-                        self.supervision.order(KILL);
-                        until = Instant::now() + KILL_GRACE;
+                        limit = limit.over();
+                        self.finish.send_replace(self.terminal);
                     }
-                }
+                },
+                Some(_) = self.pumps.join_next(), if !self.pumps.is_empty() => {}
+                () = sleep_until(until) => if limit == Limit::Running {
+                    limit = Limit::Killing;
+                    self.supervision.order(KILL);
+                    until = Instant::now() + KILL_GRACE;
+                } else {
+                    // Something the kernel cannot kill; the rest is over.
+                    exit.get_or_insert(Exit::signal(libc::SIGKILL));
+                    limit = limit.over();
+                    self.finish.send_replace(true);
+                    until = Instant::now() + TIMEOUT_MAX;
+                },
             }
         }
         // What it left in the background goes on, as after any shell.
         self.supervision.order(RELEASE);
-        AgentFrame::Exit { exit: exit.unwrap_or(Exit::unknown()), timed_out }
+        AgentFrame::Exit { exit: exit.unwrap_or(Exit::unknown()), timed_out: limit != Limit::Running }
     }
 }
 
-fn exit_of(record: Option<Record>) -> Exit {
-    match record {
-        Some(Record::Ended(status)) if status < 0 => Exit::signal(-status),
-        Some(Record::Ended(status)) => Exit::code(status),
-        // The supervisor itself was killed, which happens when everything is.
-        Some(Record::Started(_) | Record::Failed(..)) | None => Exit::signal(libc::SIGKILL),
+/// What became of the time limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    /// There is time left.
+    Running,
+    /// It ran out, and everything is being killed.
+    Killing,
+    /// It ran out, and everything was killed.
+    Killed,
+}
+
+impl Limit {
+    /// Nothing more will be learnt of the killing.
+    fn over(self) -> Self {
+        if self == Self::Running { Self::Running } else { Self::Killed }
     }
+}
+
+fn exit_of(status: i32) -> Exit {
+    if status < 0 { Exit::signal(-status) } else { Exit::code(status) }
 }

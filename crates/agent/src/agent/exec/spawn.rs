@@ -101,7 +101,9 @@ pub async fn spawn(agent: &Agent, spec: &ExecSpec) -> Result<Process, Failure> {
     match supervision.next().await {
         Some(Record::Started(pid)) => Ok(Process { pid, supervision, sink, outputs, terminal }),
         Some(Record::Failed(step, errno)) => Err(program.failure(step, errno)),
-        Some(Record::Ended(_)) | None => Err(failed(std::io::Error::other("the process was killed before it ran"))),
+        Some(Record::Ended(_) | Record::Killed) | None => {
+            Err(failed(std::io::Error::other("the process was killed before it ran")))
+        }
     }
 }
 
