@@ -18,7 +18,7 @@ mod program;
 mod resolve;
 mod session;
 mod supervisor;
-mod user;
+pub mod user;
 
 use std::cell::RefCell;
 use std::net::TcpListener as StdTcpListener;
@@ -31,6 +31,7 @@ use std::time::Duration;
 use moat_agent::launch::AgentConfig;
 use moat_agent::protocol::mux::{FORWARDS_MAX, OpenReply};
 use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
@@ -115,15 +116,22 @@ fn serve(config: AgentConfig, listener: OwnedFd) -> Result<(), Failure> {
 
 async fn work(agent: Rc<Agent>, listener: StdUnixListener, forwards: Vec<StdTcpListener>) -> Result<(), Failure> {
     let listener = UnixListener::from_std(listener).map_err(|e| Failure::internal("listening socket", &e))?;
+    // Whoever administers the host ends a sandbox as they end any service.
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::internal("termination signal", &e))?;
     for forward in forwards {
         spawn_local(forward::serve(agent.clone(), forward));
     }
     let mut session = None;
     let reaping = agent.children.run();
+    let terminated = async {
+        terminate.recv().await;
+        agent.children.kill_all(agent.own_namespace).await;
+    };
     tokio::select! {
         ended = reaping => return ended.map_err(|e| Failure::internal("reap children", &e)),
         () = accept(&agent, &listener, &mut session) => {}
         () = agent.quit.notified() => {}
+        () = terminated => {}
     }
     if let Some(session) = session {
         let _ = timeout(FAREWELL, session).await;

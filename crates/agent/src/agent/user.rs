@@ -46,6 +46,11 @@ impl Database {
         Self { passwd: read_regular(&root.join("etc/passwd")), group: read_regular(&root.join("etc/group")) }
     }
 
+    /// From the text of a passwd file alone: primary groups only.
+    pub fn of_passwd(passwd: String) -> Self {
+        Self { passwd, group: String::new() }
+    }
+
     /// Finds `name`, `uid` or `uid:gid`.
     pub fn find(&self, asked: &str) -> Result<User, Failure> {
         let unknown = |what: &str| Failure::invalid(format!("user {asked:?}: {what}"));

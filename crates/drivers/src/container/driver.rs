@@ -64,16 +64,27 @@ pub struct ContainerDriver {
     ceiling: u64,
     /// Capabilities this kernel has, as bits.
     kernel: u64,
+    /// Most open files a process can be allowed on this host.
+    nofile_ceiling: u64,
 }
 
 impl ContainerDriver {
     /// A driver with these settings, or what is wrong with them.
-    pub fn new(config: ContainerConfig, binary: AgentBinary) -> Result<Self> {
+    pub fn new(mut config: ContainerConfig, binary: AgentBinary) -> Result<Self> {
         config.check()?;
+        let nofile_ceiling = probe::nofile_ceiling();
+        if config.resources.nofile > nofile_ceiling {
+            tracing::warn!(
+                asked = config.resources.nofile,
+                given = nofile_ceiling,
+                "container.resources.nofile is more than this daemon may give: raise its hard limit of open files"
+            );
+            config.resources.nofile = nofile_ceiling;
+        }
         let hierarchy = Hierarchy::detect(&config.cgroup_parent)?;
         let kernel = capability::of_kernel();
         let ceiling = capability::parse("container.allow_caps", &config.allow_caps, kernel)?;
-        Ok(Self { config, binary, hierarchy, ceiling, kernel })
+        Ok(Self { config, binary, hierarchy, ceiling, kernel, nofile_ceiling })
     }
 
     fn limits(&self, asked: &Resources) -> Limits {
@@ -127,10 +138,11 @@ impl ContainerDriver {
         match tokio::time::timeout(END_WAIT, ended.readable()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(e)) => Err(failed(e)),
-            Err(_) => Err(Error::new(
-                ErrorKind::Deadline,
-                format!("process {} does not end: not gone {} s after SIGKILL", process.pid, END_WAIT.as_secs()),
-            )),
+            Err(_) => {
+                let why =
+                    format!("process {} does not end: not gone {} s after SIGKILL", process.pid, END_WAIT.as_secs());
+                Err(Error::new(ErrorKind::Deadline, why))
+            }
         }
     }
 }
@@ -201,7 +213,7 @@ impl Driver for ContainerDriver {
     fn validate(&self, spec: &SandboxSpec) -> Result<()> {
         validate::check(spec)?;
         self.capabilities(spec)?;
-        validate::limits(&spec.resources, &self.config.resources)?;
+        validate::limits(&spec.resources, &self.config.resources, self.nofile_ceiling)?;
         Ok(self.hierarchy.check(&self.limits(&spec.resources))?)
     }
 
@@ -281,7 +293,15 @@ impl Driver for ContainerDriver {
     }
 
     async fn usage(&self, record: &Record) -> Result<Usage> {
-        Ok(self.hierarchy.usage(&held(record)?.cgroup)?)
+        let held = held(record)?;
+        let mut usage = self.hierarchy.usage(&held.cgroup)?;
+        let agent = held.process.open().map_err(|e| Error::caused_by(ErrorKind::Internal, "find the agent", e))?;
+        if agent.is_none() {
+            // Everything went with the first process of the namespace. The controller goes on counting that one until the
+            // host's own first process collects it, which some do once a second.
+            usage.pids = 0;
+        }
+        Ok(usage)
     }
 
     fn freezer(&self) -> Option<&dyn Freezer> {

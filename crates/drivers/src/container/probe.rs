@@ -10,6 +10,9 @@ use crate::linux::cgroup::{Controller, Hierarchy};
 /// Oldest kernel with everything the launcher calls: clone3 (5.3), openat2 (5.6), mount_setattr (5.12).
 const KERNEL_MIN: (u32, u32) = (5, 12);
 
+/// `fs.nr_open` where nobody changed it.
+const NR_OPEN: u64 = 1 << 20;
+
 /// Every requirement, met or not, with the fact that decided it.
 pub(super) fn requirements(hierarchy: &Hierarchy) -> Vec<Requirement> {
     let mut found = vec![root(), kernel(), user_namespaces(), proc_mountable(), seccomp(), executable_memfd()];
@@ -34,6 +37,7 @@ pub(super) fn requirements(hierarchy: &Hierarchy) -> Vec<Requirement> {
         ]
         .map(|(controller, need)| cgroup_controller(hierarchy, controller, need)),
     );
+    found.push(open_files());
     found.push(loopback_only());
     found
 }
@@ -137,6 +141,22 @@ fn cgroup_controller(hierarchy: &Hierarchy, controller: Controller, need: Need) 
         "enable the controller: echo +{name} > /sys/fs/cgroup/cgroup.subtree_control (or cgroup_enable={name} at boot)"
     );
     requirement(&format!("cgroup {name}"), need, at.is_some(), fact, &fix)
+}
+
+/// Most open files a process of a sandbox can be allowed: the daemon's own hard limit, or what the kernel allows at all if
+/// the daemon may raise it.
+pub(super) fn nofile_ceiling() -> u64 {
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let may_raise = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE));
+    let kernel = read("/proc/sys/fs/nr_open").and_then(|text| text.parse().ok()).unwrap_or(NR_OPEN);
+    if may_raise { kernel } else { hard.unwrap_or(kernel).min(kernel) }
+}
+
+fn open_files() -> Requirement {
+    let (ceiling, wanted) = (nofile_ceiling(), super::config::ResourceDefaults::default().nofile);
+    let fact = format!("at most {ceiling} open files for each process can be given, {wanted} are the default");
+    requirement("open files", Need::Optional, ceiling >= wanted, fact, "LimitNOFILE=1048576 in the daemon's unit")
 }
 
 /// Tunnel drivers put a device into each new network namespace unless told not to. They lead nowhere, but a namespace

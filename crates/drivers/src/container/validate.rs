@@ -18,9 +18,6 @@ const DISK_MIN: u64 = 256 << 10;
 /// A file system has whole pages.
 const SECRETS_MIN: u64 = 4096;
 
-/// The kernel's own ceiling of `fs.nr_open` where nobody raised it.
-const NOFILE_MAX: u64 = 1 << 20;
-
 /// Standard streams, a few libraries: with less no program starts.
 const NOFILE_MIN: u64 = 16;
 
@@ -57,7 +54,7 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<()> {
 }
 
 /// Checks sizes, with the node's defaults where nothing was asked.
-pub(super) fn limits(asked: &Resources, defaults: &ResourceDefaults) -> Result<()> {
+pub(super) fn limits(asked: &Resources, defaults: &ResourceDefaults, nofile_max: u64) -> Result<()> {
     let memory = asked.memory_bytes.unwrap_or(defaults.memory_bytes);
     let secrets = asked.secrets_bytes.unwrap_or(defaults.secrets_bytes);
     let at_least = |field, value, least, why| {
@@ -72,8 +69,9 @@ pub(super) fn limits(asked: &Resources, defaults: &ResourceDefaults) -> Result<(
         return Err(Error::invalid("resources.secrets_bytes", why));
     }
     let nofile = asked.nofile.unwrap_or(defaults.nofile);
-    if !(NOFILE_MIN..=NOFILE_MAX).contains(&nofile) {
-        return Err(Error::invalid("resources.nofile", format!("{nofile} is not within {NOFILE_MIN} to {NOFILE_MAX}")));
+    if !(NOFILE_MIN..=nofile_max).contains(&nofile) {
+        let why = format!("{nofile} is not within {NOFILE_MIN} to {nofile_max}, the most this daemon may give");
+        return Err(Error::invalid("resources.nofile", why));
     }
     Ok(())
 }
@@ -219,15 +217,16 @@ mod tests {
     #[test]
     fn sizes_have_a_least() {
         let defaults = ResourceDefaults::default();
-        limits(&Resources::default(), &defaults).unwrap();
+        limits(&Resources::default(), &defaults, 65_536).unwrap();
         for (asked, named) in [
             (Resources { memory_bytes: Some(MEMORY_MIN - 1), ..Resources::default() }, "resources.memory_bytes"),
             (Resources { disk_bytes: Some(1), ..Resources::default() }, "resources.disk_bytes"),
             (Resources { secrets_bytes: Some(0), ..Resources::default() }, "resources.secrets_bytes"),
             (Resources { secrets_bytes: Some(1 << 40), ..Resources::default() }, "resources.secrets_bytes"),
+            (Resources { nofile: Some(65_537), ..Resources::default() }, "resources.nofile"),
             (Resources { nofile: Some(1), ..Resources::default() }, "resources.nofile"),
         ] {
-            let refusal = limits(&asked, &defaults).unwrap_err().doing;
+            let refusal = limits(&asked, &defaults, 65_536).unwrap_err().doing;
             assert!(refusal.starts_with(named), "{refusal}");
         }
     }

@@ -1,0 +1,16 @@
+//! The container driver against the kernel: executor tests under the ids of the specification's catalogue (D3), and what
+//! is ours besides.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod conformance;
+mod cycles;
+mod exec;
+mod isolation;
+mod launcher;
+mod lifecycle;
+mod limits;
+mod root;
