@@ -10,7 +10,7 @@ use moat_model::spec::{ExecSpec, PtySize, Signal};
 use moat_model::{ErrorKind, Exit};
 use tokio::time::timeout;
 
-use crate::harness::{DEADLINE, Sandbox, exec_sh, listen, marker, process, run, running, until};
+use crate::harness::{DEADLINE, Sandbox, exec_sh, listen, marker, process, run, running, until, until_alone};
 
 const SIZE: PtySize = PtySize { rows: 100, cols: 100 };
 
@@ -171,13 +171,6 @@ async fn hanging_up_ends_the_whole_tree() {
     until("the tree to end", || running(&sleeping).is_empty()).await;
     let guest = sandbox.connect().await;
     until_alone(&guest).await;
-}
-
-async fn until_alone(guest: &moat_engine::guest::agent::AgentGuest) {
-    let alone = moat_testkit::wait_until(DEADLINE, "the agent to be alone", async || {
-        (guest.stats().await.unwrap().processes == 1).then_some(())
-    });
-    alone.await.unwrap();
 }
 
 /// N31: a command that ends well leaves what it put in the background alone.

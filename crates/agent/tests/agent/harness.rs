@@ -194,6 +194,14 @@ pub async fn until(what: &str, mut check: impl FnMut() -> bool) {
     found.await.unwrap();
 }
 
+/// Waits until nothing runs below the agent, not even a supervisor or what is not reaped yet.
+pub async fn until_alone(guest: &AgentGuest) {
+    let alone = moat_testkit::wait_until(DEADLINE, "the agent to be alone", async || {
+        (guest.stats().await.unwrap().processes == 1).then_some(())
+    });
+    alone.await.unwrap();
+}
+
 pub fn process(command: &str, args: &[&str]) -> ProcessSpec {
     ProcessSpec {
         command: command.to_owned(),

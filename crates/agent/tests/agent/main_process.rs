@@ -11,7 +11,7 @@ use moat_model::spec::Signal;
 use moat_model::{ErrorKind, Exit};
 use tokio::time::timeout;
 
-use crate::harness::{DEADLINE, Sandbox, exec_sh, marker, process, running, sh, until};
+use crate::harness::{DEADLINE, Sandbox, exec_sh, marker, process, running, sh, until, until_alone};
 
 /// Reads to the end, acknowledging everything.
 async fn read_all(reader: &mut Box<dyn OutputReader>, mut at: Offsets) -> (Vec<u8>, Vec<u8>) {
@@ -250,7 +250,7 @@ async fn n26_unknown_users_and_commands_are_named() {
     let error = guest.start_main(&spec).await.unwrap_err();
     assert!(error.chain().contains("/no/such/dir"), "{}", error.chain());
     assert_eq!(guest.hello().await.unwrap().main, MainState::Idle);
-    assert_eq!(guest.stats().await.unwrap().processes, 1, "only the agent is there");
+    until_alone(&guest).await;
     guest.start_main(&sh("exit 1")).await.unwrap();
     assert_eq!(wait(&guest).await, Exit::code(1), "and it still can be started");
 }
