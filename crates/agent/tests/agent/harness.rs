@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use moat_agent::launch::{AgentConfig, LaunchConfig, LaunchReply};
+use moat_agent::launch::{AgentConfig, HostPath, JailConfig, LaunchConfig, LaunchReply};
 use moat_agent::protocol::StreamName;
 use moat_engine::Guest;
 use moat_engine::guest::agent::{AgentGuest, Channel, Endpoint};
@@ -62,7 +62,36 @@ impl Sandbox {
     }
 
     pub fn launch_with(change: impl FnOnce(&mut AgentConfig)) -> Self {
+        Self::launch_in(None, change)
+    }
+
+    /// In namespaces and a root of its own, with the programs of this host; `nobody` unless it is changed.
+    pub fn launch_jailed(change: impl FnOnce(&mut AgentConfig)) -> Self {
+        let host_paths = ["/bin", "/etc", "/lib", "/lib64", "/usr"];
+        let jail = JailConfig {
+            hostname: "jailed".to_owned(),
+            uid_base: 0x4100_0000,
+            mount_point: PathBuf::new(),
+            writable_bytes: 16 << 20,
+            host_paths: host_paths.map(|path| HostPath { source: path.into(), target: path.into() }).to_vec(),
+            binds: vec![],
+            secrets_bytes: 1 << 20,
+        };
+        Self::launch_in(Some(jail), |agent| {
+            agent.task_dir = None;
+            agent.default_user = "nobody".to_owned();
+            agent.capabilities = Some(0xa804_05fb & !(1 << 13));
+            change(agent);
+        })
+    }
+
+    fn launch_in(mut jail: Option<JailConfig>, change: impl FnOnce(&mut AgentConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let mount_point = dir.path().join("root");
+        std::fs::create_dir(&mount_point).unwrap();
+        if let Some(jail) = &mut jail {
+            jail.mount_point = mount_point;
+        }
         std::fs::create_dir(dir.path().join("local")).unwrap();
         let mut agent = AgentConfig {
             default_user: rustix::process::geteuid().as_raw().to_string(),
@@ -77,7 +106,7 @@ impl Sandbox {
         change(&mut agent);
         let socket = dir.path().join("agent.sock");
         let listener = OwnedFd::from(UnixListener::bind(&socket).unwrap());
-        let pid = run_launcher(&LaunchConfig { cgroup_procs: vec![], jail: None, agent }, &listener);
+        let pid = run_launcher(&LaunchConfig { cgroup_procs: vec![], jail, agent }, &listener);
         Self { dir, pid, endpoint: Arc::new(SocketEndpoint { socket, pid }) }
     }
 

@@ -9,5 +9,6 @@
 mod exec;
 mod forward;
 mod harness;
+mod jailed;
 mod main_process;
 mod measure;
