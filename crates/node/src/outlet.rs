@@ -166,6 +166,15 @@ impl NodeOutlet {
         self.inner.news.subscribe()
     }
 
+    /// Bytes in log files that are not published yet.
+    pub fn lag(&self) -> u64 {
+        let behind = |log: &Arc<WorkloadLog>| {
+            let (end, published) = (log.end(), log.published());
+            end.stdout.saturating_sub(published.stdout) + end.stderr.saturating_sub(published.stderr)
+        };
+        self.active().iter().map(behind).sum()
+    }
+
     /// Tells whether a publisher is connected and gets its batches confirmed: only then does a full log wait for it.
     pub(crate) fn set_publishing(&self, on: bool) {
         self.inner.publishing.send_replace(on);

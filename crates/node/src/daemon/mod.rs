@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock of run_dir -> identity -> outbox, outlet -> drivers -> engine (recovers) -> workloads (recover)
-//!   -> NATS (in the background, for ever) -> publisher -> subscriptions -> node_started -> autostart, heartbeat
+//!   -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics -> node_started -> autostart, heartbeat
 //! ```
 //!
 //! It ends in phases, each with a budget and a line in the log: no more requests; those taken are answered; workloads are
@@ -30,9 +30,11 @@ use crate::events::{Fact, Outbox};
 use crate::guard::{NodeGuard, make_private};
 use crate::identity::Identity;
 use crate::logfile::Rotation;
+use crate::metrics::{self, MetricsServer, NodeNumbers};
 use crate::nats::{Connection, Intake, Once};
 use crate::outlet::{NodeOutlet, OutletConfig};
 use crate::publish::{Publisher, PublisherConfig};
+use crate::stream::{self, StreamConfig, StreamServer};
 use crate::verbs::{self, Service, VERSION};
 use crate::workloads::record::{RecordJudge, RecordStore};
 use crate::workloads::{Foundation, Workloads};
@@ -65,6 +67,8 @@ pub struct Node {
     service: Arc<Service>,
     engine: Engine,
     intake: Intake,
+    streams: StreamServer,
+    metrics: Option<MetricsServer>,
     publisher: Publisher,
     tasks: TaskTracker,
     /// Ends heartbeat and autostart.
@@ -132,6 +136,17 @@ impl Node {
             lameduck: AtomicBool::new(false),
         });
         let intake = Intake::open(connection.client(), &subjects, &node, Arc::clone(&service)).await?;
+        let streams = stream::serve(
+            StreamConfig { client: connection.client().clone(), subjects: subjects.clone(), node: node.clone() },
+            Arc::new(service.workloads.clone()),
+            Arc::new(engine.clone()),
+            service.outlet.clone(),
+        )
+        .await?;
+        let metrics = match service.config.metrics_listen {
+            Some(address) => Some(metrics::serve(address, metrics::install()?, numbers(&service, &engine)).await?),
+            None => None,
+        };
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(beat(Arc::clone(&service), background.clone()));
         let autostart = verbs::autostart::run(Arc::clone(&service));
@@ -142,7 +157,7 @@ impl Node {
         let started = Fact::node_started(&node, VERSION, service.tags(), service.started_at);
         service.outbox.emit(started).await?;
         tracing::info!(%node, xkey = %service.identity.xkey().public_key(), version = VERSION, "node is up");
-        Ok(Self { service, engine, intake, publisher, tasks, background, telling, _guard: guard })
+        Ok(Self { service, engine, intake, streams, metrics, publisher, tasks, background, telling, _guard: guard })
     }
 
     /// Its id.
@@ -172,6 +187,10 @@ impl Node {
         self.background.cancel();
         self.intake.close().await;
         within("answer the requests under way", FINISH_BUDGET, self.intake.finished()).await;
+        within("hang up the exec sessions", DETACH_BUDGET, self.streams.close()).await;
+        if let Some(metrics) = self.metrics {
+            within("end the metrics server", DETACH_BUDGET, metrics.close()).await;
+        }
         if service.config.stop_workloads {
             tracing::info!("shutting down: stopping the workloads");
             service.workloads.stop_all(STOP_BUDGET).await;
@@ -205,6 +224,11 @@ async fn within(doing: &str, budget: Duration, work: impl Future<Output = ()>) {
     if tokio::time::timeout(budget, work).await.is_err() {
         tracing::warn!(budget_secs = budget.as_secs(), "shutting down: gave up to {doing}");
     }
+}
+
+fn numbers(service: &Service, engine: &Engine) -> Arc<NodeNumbers> {
+    let (workloads, outlet) = (service.workloads.clone(), service.outlet.clone());
+    Arc::new(NodeNumbers::new(engine.clone(), workloads, outlet, service.outbox.clone(), service.connection.clone()))
 }
 
 async fn open_outlet(config: &NodeConfig, dirs: &Dirs, outbox: Outbox) -> Result<NodeOutlet> {

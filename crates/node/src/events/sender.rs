@@ -7,7 +7,7 @@ use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
-use metrics::{counter, gauge};
+use metrics::counter;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,6 @@ impl Sender {
         let mut depth = self.inner.depth.subscribe();
         let mut retry = RETRY_FIRST;
         loop {
-            gauge!("moat_outbox_events").set(self.inner.depth.borrow().to_owned() as f64);
             if *depth.borrow_and_update() == 0 {
                 tokio::select! {
                     _ = depth.changed() => {}

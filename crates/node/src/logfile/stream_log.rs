@@ -1,9 +1,9 @@
 //! One output stream of one workload on disk. Blocking: called from threads that may wait for a disk.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use moat_model::SandboxId;
@@ -233,7 +233,10 @@ pub struct Place {
 
 /// Readable by the sandbox, which sees the directory read-only; writable by nobody but us.
 fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o644).open(path)
+    let file = OpenOptions::new().append(true).create(true).open(path)?;
+    // Whatever the daemon's umask.
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    Ok(file)
 }
 
 fn find_files(dir: &Path, prefix: &str) -> io::Result<BTreeMap<u64, u64>> {

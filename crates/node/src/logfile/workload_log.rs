@@ -68,8 +68,10 @@ pub struct WorkloadLog {
 impl WorkloadLog {
     /// Opens the log in `dir`, creating it. Blocking.
     pub fn create(dir: &Path, workload: WorkloadRef, rotation: Rotation) -> io::Result<Arc<Self>> {
-        use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::create_dir_all(dir)?;
+        // Whatever the daemon's umask: the sandbox, another user, may look.
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?;
         let log = Self::with_streams(dir, workload, rotation)?;
         log.mark(None)?;
         Ok(log)

@@ -140,8 +140,12 @@ impl Handler for Service {
                 Err(error) => envelope::encode_error(ReplyType::Info, &error),
             }),
             Verb::Deploy => Some(match self.deploy(&subject, &payload).await {
-                Ok(run) => envelope::encode(ReplyType::Run, &run),
+                Ok(run) => {
+                    metrics::counter!("moat_deploys_total", "outcome" => "started").increment(1);
+                    envelope::encode(ReplyType::Run, &run)
+                }
                 Err(error) => {
+                    metrics::counter!("moat_deploys_total", "outcome" => error.kind.code()).increment(1);
                     tracing::warn!(%subject, kind = error.kind.code(), error = %error.message, "deploy refused");
                     envelope::encode_error(ReplyType::Run, &error)
                 }

@@ -125,13 +125,20 @@ impl Actor {
     async fn create(&mut self, sandbox: &SandboxId) -> Option<Result<SandboxView>> {
         let engine = self.shared.base.engine.clone();
         let spec = self.record.spec.clone();
+        let began = std::time::Instant::now();
         let mut create = std::pin::pin!(engine.create(sandbox.clone(), spec));
         let detached = self.shared.detached.clone();
         loop {
             tokio::select! {
                 biased;
                 () = detached.cancelled() => return None,
-                created = &mut create => return Some(created.map_err(Error::from)),
+                created = &mut create => {
+                    if let Ok(view) = &created {
+                        let driver = view.driver.clone();
+                        metrics::histogram!("moat_sandbox_create_seconds", "driver" => driver).record(began.elapsed());
+                    }
+                    return Some(created.map_err(Error::from));
+                }
                 Some(command) = self.commands.recv() => match command {
                     Command::Stop { accepted, .. } => {
                         let noted = self.note_stop();
