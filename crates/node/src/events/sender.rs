@@ -41,7 +41,7 @@ struct Sender {
 }
 
 enum Mode {
-    Stream(jetstream::Context),
+    Stream(Box<jetstream::Context>),
     Plain,
 }
 
@@ -130,7 +130,7 @@ impl Sender {
                 History::Kept(_) => {
                     let mut context = jetstream::new(self.client.clone());
                     context.set_timeout(CONFIRM_MAX);
-                    Mode::Stream(context)
+                    Mode::Stream(Box::new(context))
                 }
                 History::None(why) => {
                     tracing::warn!(why, "events have no history: a subscriber that is away misses them");

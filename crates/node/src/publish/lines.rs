@@ -130,20 +130,16 @@ fn char_boundary(bytes: &[u8], at: usize) -> usize {
 }
 
 /// What a byte becomes inside a JSON string: 0 itself, 1 `\u00XX`, else a backslash and this character.
-const ESCAPES: [u8; 256] = {
-    let mut table = [0u8; 256];
-    let mut at = 0;
-    while at < 0x20 {
-        table[at] = 1;
-        at += 1;
+const fn escape_of(byte: u8) -> u8 {
+    match byte {
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        b'"' | b'\\' => byte,
+        0..0x20 => 1,
+        _ => 0,
     }
-    table[b'\n' as usize] = b'n';
-    table[b'\r' as usize] = b'r';
-    table[b'\t' as usize] = b't';
-    table[b'"' as usize] = b'"';
-    table[b'\\' as usize] = b'\\';
-    table
-};
+}
 
 /// Appends text as the inside of a JSON string. What is not UTF-8 becomes U+FFFD.
 fn escape(text: &[u8], out: &mut BytesMut) {
@@ -157,12 +153,11 @@ fn escape(text: &[u8], out: &mut BytesMut) {
 
 fn escape_valid(mut text: &[u8], out: &mut BytesMut) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let special = |byte: &u8| ESCAPES.get(usize::from(*byte)).is_some_and(|e| *e != 0);
-    while let Some(at) = text.iter().position(special) {
+    while let Some(at) = text.iter().position(|byte| escape_of(*byte) != 0) {
         let (plain, rest) = text.split_at(at);
         out.extend_from_slice(plain);
         let Some((byte, rest)) = rest.split_first() else { return };
-        match ESCAPES.get(usize::from(*byte)).copied().unwrap_or(1) {
+        match escape_of(*byte) {
             1 => {
                 let digit = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
                 out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
