@@ -75,7 +75,7 @@ impl Stage {
     fn start_daemon(&mut self) -> anyhow::Result<()> {
         let log = File::create(self.dir.join("up.log")).context("create up.log")?;
         let mut up = self.command("moat");
-        up.args(["up", "--dir"]).arg(self.dir.join("node"));
+        up.args(["up", "--nats-port", "0", "--dir"]).arg(self.dir.join("node"));
         say(&up);
         let child = up.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("start moat up")?;
         self.guard.watch(child.id())?;
