@@ -117,7 +117,9 @@ async fn n34_only_its_own_processes_are_seen() {
     // Agent (and its guard over the program that looks), sleeper, and the one that looks.
     let seen = sandbox.sh("cat /proc/[0-9]*/comm").await;
     let names: std::collections::BTreeSet<&str> = seen.ok().lines().collect();
-    assert_eq!(names, ["cat", "moat-agent", "sh", "sleep"].into());
+    // The shell lists them before it starts the one that reads, which may therefore be missing.
+    let own = ["cat", "moat-agent", "sh", "sleep"].into();
+    assert!(names.is_subset(&own) && names.contains("moat-agent") && names.contains("sleep"), "{names:?}");
     let listed = sandbox.guest().processes().await.unwrap();
     assert_eq!(listed.len(), 2, "{listed:?}");
     assert!(listed.iter().any(|p| p.pid == 1) && listed.iter().any(|p| p.command.starts_with("sleep")), "{listed:?}");
