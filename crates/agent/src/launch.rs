@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LaunchConfig {
-    /// `cgroup.procs` files the launcher writes itself into before anything else.
+    /// `cgroup.procs` files of the cgroups the agent is to be in. The launcher enters those of version 1 before anything else.
     pub cgroup_procs: Vec<PathBuf>,
     /// Namespaces and a root of its own, or none.
     pub jail: Option<JailConfig>,

@@ -3,18 +3,18 @@
 #![expect(unsafe_code, reason = "clone3 has no safe wrapper")]
 
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::process::Pid;
 
-/// Everything a container has of its own.
+/// Everything a container has of its own but the cgroup namespace: that would begin at the cgroup of this process, and the
+/// copy is born into another one.
 pub const CONTAINER: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
+    | libc::CLONE_NEWUTS;
 
 /// Which side of the call this is.
 #[derive(Debug)]
@@ -30,15 +30,22 @@ pub enum Side {
     },
 }
 
-/// Copies this process into new namespaces (none if zero).
+/// `CLONE_INTO_CGROUP` of linux/sched.h: it does not fit the type of the others.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Copies this process into new namespaces (none if zero) and into the version 2 cgroup whose directory is given.
 ///
 /// Sound only because the launcher never starts a second thread: the child may then run ordinary code. The thread id that
 /// glibc keeps in memory is stale in the child; only `raise` and `abort` look at it, and both still end the process.
-pub fn clone3(namespaces: i32) -> io::Result<Side> {
+pub fn clone3(namespaces: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: all-zero is a valid value of this plain structure.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = u64::from(namespaces.cast_unsigned() | libc::CLONE_PIDFD.cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
     args.pidfd = (&raw mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM the child gets a copy of the whole memory, stack included, and continues here; the process

@@ -40,6 +40,7 @@ const TTY_GROUP: &str = "5";
 /// Turns this process, whose working directory is the assembled root, into one that has nothing else.
 pub fn enter(jail: &JailConfig) -> Result<(), LaunchError> {
     become_mapped_root()?;
+    super::kernel::own_cgroup_root().map_err(|e| LaunchError::new("unshare cgroup view", e))?;
     // The mounts copied into this namespace are locked, and a locked one cannot become a root: a copy of the copy can.
     let empty = openat(CWD, "../empty", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| LaunchError::new("root", e))?;

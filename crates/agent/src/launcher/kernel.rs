@@ -14,6 +14,12 @@ pub fn own_mounts() -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?)
 }
 
+/// Makes the cgroups this process is in the roots of what it sees.
+pub fn own_cgroup_root() -> io::Result<()> {
+    // SAFETY: only file descriptor sharing makes unsharing unsafe, and that is not asked for.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }?)
+}
+
 /// `KEYCTL_JOIN_SESSION_KEYRING` of linux/keyctl.h.
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
 

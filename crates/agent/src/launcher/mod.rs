@@ -2,7 +2,7 @@
 //!
 //! Single-threaded from beginning to end; see [`moat_agent::launch`] for what goes over standard input. In order:
 //!
-//! 1. This process enters the sandbox's cgroups, so that everything after counts against them.
+//! 1. This process enters the sandbox's cgroups ([`cgroups`]), so that what follows counts against them.
 //! 2. With a jail: in a mount namespace of its own it assembles the root ([`root`]), still as root of the host.
 //! 3. It copies itself into new namespaces ([`clone`]) and writes the id maps of the copy.
 //! 4. The copy mounts what only it can mount, leaves the host's mounts ([`inside`]), says that all went
@@ -12,6 +12,7 @@
 //! All mounts die with the mount namespaces: nothing is left on the host but the cgroups the driver made. If any step
 //! fails, or this process is killed, the copy ends too: it reads end of file where it expects the next word.
 
+mod cgroups;
 mod clone;
 mod inside;
 mod kernel;
@@ -78,6 +79,7 @@ pub fn main() -> ExitCode {
 
 fn launch() -> Result<(), LaunchError> {
     let (config, listener) = wire::receive()?;
+    let cgroup = cgroups::enter(&config.cgroup_procs)?;
     prepare(&config)?;
     let LaunchConfig { jail, agent, .. } = config;
     let notes = match &jail {
@@ -88,7 +90,7 @@ fn launch() -> Result<(), LaunchError> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
     let namespaces = if jail.is_some() { clone::CONTAINER } else { 0 };
-    match clone::clone3(namespaces).map_err(|e| LaunchError::new("clone3", e))? {
+    match clone::clone3(namespaces, cgroup.as_ref().map(OwnedFd::as_fd)).map_err(|e| LaunchError::new("clone3", e))? {
         Side::Child => {
             drop(ours);
             child(jail.as_ref(), agent, listener, theirs)
@@ -108,9 +110,6 @@ fn prepare(config: &LaunchConfig) -> Result<(), LaunchError> {
     // Executed from a descriptor, the process would be named after its number.
     rustix::thread::set_name(c"moat-agent").map_err(|e| LaunchError::new("set name", e))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    for path in &config.cgroup_procs {
-        std::fs::write(path, "0").map_err(at("enter cgroup", path))?;
-    }
     let oom = Path::new("/proc/self/oom_score_adj");
     std::fs::write(oom, "0").map_err(at("reset oom score", oom))?;
     allow_files(config.agent.nofile)

@@ -224,10 +224,13 @@ impl Driver for ContainerDriver {
     async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
         self.config.check_place(place)?;
         let capabilities = self.capabilities(spec)?;
-        let listener = self.prepare(place, spec)?;
         let cgroup = cgroup_name(&place.id);
-        // Whatever was left in a cgroup of this name by somebody else is not part of this sandbox.
-        self.hierarchy.kill(&cgroup).await?;
+        if !self.hierarchy.procs_files(&cgroup).is_empty() {
+            // Whatever is in a cgroup of this name is not part of this sandbox. It must go as a whole: where `cgroup.kill`
+            // was ever written, some kernels (6.18 is one) kill every process that is born into the group later.
+            self.hierarchy.remove(&cgroup).await?;
+        }
+        let listener = self.prepare(place, spec)?;
         let config = jail::launch_config(
             &self.config,
             spec,

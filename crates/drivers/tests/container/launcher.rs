@@ -43,7 +43,7 @@ async fn every_failed_step_is_named() {
     let Some(host) = Host::new("launcher failures") else { return };
     let binary = AgentBinary::embedded().unwrap();
     let cases: [(&str, &str, Spoil); 6] = [
-        ("enter cgroup", "/nowhere/cgroup.procs", |c| c.cgroup_procs.push(PathBuf::from("/nowhere/cgroup.procs"))),
+        ("enter cgroup", "/nowhere: No such file", |c| c.cgroup_procs.push(PathBuf::from("/nowhere/cgroup.procs"))),
         ("writable layer", "/nowhere", |c| jail(c).mount_point = PathBuf::from("/nowhere")),
         ("user", "\"ghost\"", |c| c.agent.default_user = "ghost".to_owned()),
         ("user", "ids inside are 0 to 65535", |c| c.agent.default_user = "65536".to_owned()),
