@@ -27,8 +27,9 @@
 //!    *and* start time, never a bare pid.
 //! 5. `kill` is certain, quick and idempotent: when it returns, nothing of the sandbox runs. It succeeds if nothing did.
 //! 6. `release` is idempotent, succeeds if the resource is already gone, and fails rather than forgets.
-//! 7. Any of these futures may be dropped at any await; the next call must still be possible.
-//! 8. A driver never retries, counts, names or times out on its own: that is policy, and the engine's.
+//! 7. `usage` may be called beside any other call for the same sandbox. The other calls come one at a time.
+//! 8. Any of these futures may be dropped at any await; the next call must still be possible.
+//! 9. A driver never retries, counts, names or times out on its own: that is policy, and the engine's.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,7 +53,8 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Says which field of `spec` this driver cannot honour on this host.
     fn validate(&self, spec: &SandboxSpec) -> Result<()>;
 
-    /// Names everything `create` will make for this sandbox, in the order it will be made. Pure.
+    /// Names everything `create` will make for this sandbox, in the order it will be made. Pure. A range of user ids is
+    /// not among it: the engine has taken one before it asks.
     fn plan(&self, place: &Place, spec: &SandboxSpec) -> Vec<Resource>;
 
     /// Builds the sandbox up to the last step before user code runs.
@@ -64,10 +66,11 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Ends everything that runs in it, now.
     async fn kill(&self, record: &Record) -> Result<()>;
 
-    /// Removes one resource named by `plan`. Not called for [`Resource::UidRange`].
+    /// Removes one resource named by `plan`; for a control group, whatever runs in it is killed first, because a create
+    /// that was given up has no record to kill by. Not called for [`Resource::UidRange`].
     async fn release(&self, resource: &Resource) -> Result<()>;
 
-    /// Finds the sandbox again.
+    /// Finds the sandbox again. One that may be frozen is thawed before this is asked.
     async fn recover(&self, record: &Record) -> Result<Recovered>;
 
     /// What it has used, and whether the kernel killed anything in it for memory. Works after its processes ended, as

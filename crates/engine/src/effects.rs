@@ -137,16 +137,23 @@ async fn start_main(context: &Context) -> Outcome {
     }
 }
 
+/// How soon an agent that is just starting the main process for somebody else is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
 /// A request of a daemon that has ended may still have been on its way: then the agent refuses a second start, and the
-/// main process runs, or has run, all the same.
+/// main process runs, has run, or is about to.
 async fn start_main_once(guest: &dyn Guest, process: &ProcessSpec) -> Result<()> {
-    match guest.start_main(process).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind == ErrorKind::Conflict => match guest.hello().await?.main {
-            MainState::Running { .. } | MainState::Exited { .. } => Ok(()),
-            MainState::Idle => Err(error),
-        },
-        Err(error) => Err(error),
+    loop {
+        match guest.start_main(process).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind == ErrorKind::Conflict => {}
+            Err(error) => return Err(error),
+        }
+        match guest.hello().await?.main {
+            MainState::Running { .. } | MainState::Exited { .. } => return Ok(()),
+            // Bounded by the deadline of the phase.
+            MainState::Idle => tokio::time::sleep(ASK_AGAIN_AFTER).await,
+        }
     }
 }
 

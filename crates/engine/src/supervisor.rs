@@ -262,6 +262,12 @@ impl Engine {
         self.inner.tasks.end(DETACH_WITHIN).await;
     }
 
+    /// Blocks of user ids that are taken.
+    #[cfg(test)]
+    pub fn uids_taken(&self) -> usize {
+        self.inner.shared.uids.taken()
+    }
+
     // --- beneath -----------------------------------------------------------------------------------------------------
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Handle>> {

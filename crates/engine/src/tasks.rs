@@ -1,4 +1,4 @@
-//! The one place where the engine starts tasks that outlive a call.
+//! The one place where the engine starts tasks that nobody owns; all others end with the actor that holds them.
 
 use std::future::Future;
 use std::sync::Arc;

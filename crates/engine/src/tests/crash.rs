@@ -167,6 +167,7 @@ fn check_crash(story: Story, fake: &FakeConfig, n: u64, later: &[u64]) -> bool {
             }
             tokio::time::timeout(limit, engine.delete(&id)).await.unwrap().unwrap();
         }
+        assert_eq!(engine.uids_taken(), 0, "{what}");
     });
     assert!(lived, "{what}");
     assert_eq!(world.resources(), [] as [Resource; 0], "{what}");

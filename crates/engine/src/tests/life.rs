@@ -164,6 +164,28 @@ async fn ids_and_capacity_are_guarded() {
     assert_eq!(engine.list().len(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_block_of_user_ids_is_held_as_long_as_anything_else_is() {
+    let b = bench(FakeConfig { release_failures: 3, ..FakeConfig::default() }).await;
+    b.engine.create(id(1), spec("app", &[])).await.unwrap();
+    b.engine.create(id(2), spec("app", &[])).await.unwrap();
+    assert_eq!(b.engine.uids_taken(), 2);
+    b.engine.clone().detach().await;
+    let engine = open(&b.world, &b.outlet, b.dir.path()).await;
+    assert_eq!(engine.uids_taken(), 2, "rebuilt from the records");
+    let target = id(1);
+    let killing = engine.kill(&target);
+    let mut killing = std::pin::pin!(killing);
+    assert!(tokio::time::timeout(Duration::from_millis(150), &mut killing).await.is_err(), "releases fail for a while");
+    assert_eq!(engine.uids_taken(), 2);
+    killing.await.unwrap();
+    assert_eq!(engine.uids_taken(), 1);
+    // The record of the ended one is still there, and must not free a block that is somebody else's by now.
+    engine.create(id(3), spec("app", &[])).await.unwrap();
+    engine.delete(&id(1)).await.unwrap();
+    assert_eq!(engine.uids_taken(), 2);
+}
+
 #[test]
 fn isolation_is_never_weakened() {
     let driver = |name, isolation| FakeWorld::new(FakeConfig { name, isolation, ..FakeConfig::default() }).driver();
