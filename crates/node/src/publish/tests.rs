@@ -400,3 +400,42 @@ async fn without_a_history_lines_flow_and_the_cursor_is_kept_here() {
 fn list(dir: &Path) -> Vec<String> {
     std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
+
+/// A rough look at the rate, beside the same bytes published straight into the same history; nothing but completeness is
+/// asserted. `cargo xtask bench` measures.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rate_beside_a_bare_publish() {
+    let lines = std::env::var("MOAT_TEST_RATE_LINES").ok().and_then(|t| t.parse().ok()).unwrap_or(3000_u64);
+    let Some(server) = NatsServer::start(Release::Current).await.unwrap() else { return };
+    let dirs = Dirs::new();
+    let daemon = Daemon::start(&dirs, &server.url(), Rotation::default(), HistoryConfig::default()).await;
+    let text: String = (0..lines).map(|n| format!("out {n:095}\n")).collect();
+    let context = jetstream::new(server.client().await.unwrap());
+    let client = server.client().await.unwrap();
+    for round in 1..4_u8 {
+        daemon.outlet.bind(sandbox(round), workload(round)).await.unwrap();
+        let mut out = Program::new(round, Stdout);
+        let began = Instant::now();
+        for chunk in text.as_bytes().chunks(64 << 10) {
+            out.write(&daemon.outlet, Bytes::copy_from_slice(chunk)).await;
+        }
+        assert!(daemon.publisher.drain(LONG).await);
+        let ours = began.elapsed();
+
+        let stream = context.get_stream("MOAT_LOGS").await.unwrap();
+        let before = stream.get_info().await.unwrap().state.last_sequence;
+        let payload =
+            Bytes::from(format!(r#"{{"text":"{}","level":"INFO","id":"{}"}}"#, "x".repeat(99), workload(1).id));
+        let began = Instant::now();
+        for _ in 0..lines {
+            client.publish(subject(9), payload.clone()).await.unwrap();
+        }
+        client.flush().await.unwrap();
+        while stream.get_info().await.unwrap().state.last_sequence < before + lines {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let bare = began.elapsed();
+        println!("round {round}: ours {ours:?}, bare {bare:?}, ratio {:.2}", bare.as_secs_f64() / ours.as_secs_f64());
+    }
+    daemon.stop().await;
+}
