@@ -1,0 +1,105 @@
+//! The command line from outside: help, errors and shapes that need no node.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use assert_cmd::Command;
+use moat_testkit::{NatsServer, Release};
+use predicates::prelude::*;
+use tempfile::TempDir;
+
+/// `moat` in a world of its own: no keys, contexts, credentials or variables of whoever runs the tests.
+fn moat(home: &TempDir) -> Command {
+    let mut command = Command::cargo_bin("moat").unwrap();
+    command.env_clear().env("HOME", home.path()).env("XDG_RUNTIME_DIR", home.path());
+    command.timeout(std::time::Duration::from_secs(60));
+    command
+}
+
+/// Nobody listens on port 1.
+const NOWHERE: &str = "nats://127.0.0.1:1";
+
+#[test]
+fn every_command_explains_itself() {
+    let home = TempDir::new().unwrap();
+    let help = moat(&home).arg("--help").assert().success().get_output().stdout.clone();
+    let help = String::from_utf8(help).unwrap();
+    for command in ["up", "node", "run", "devrun", "ps", "stop", "logs", "events", "exec", "lameduck", "completions"] {
+        assert!(help.contains(command), "{command}");
+        moat(&home).args([command, "--help"]).assert().success().stdout(predicate::str::contains("Usage: moat"));
+    }
+    moat(&home).args(["yeet", "--help"]).assert().success().stdout(predicate::str::contains("devrun"));
+    moat(&home).args(["completions", "bash"]).assert().success().stdout(predicate::str::contains("_moat"));
+}
+
+#[test]
+fn mistakes_have_their_exit_codes() {
+    let home = TempDir::new().unwrap();
+    moat(&home).arg("ps").arg("--nonsense").assert().code(2);
+    moat(&home).args(["run", "--nonsense"]).assert().code(125);
+    moat(&home).args(["exec"]).assert().code(125);
+    moat(&home).args(["-s", NOWHERE, "ps"]).assert().code(9).stderr(predicate::str::contains("(unavailable)"));
+    moat(&home).args(["-s", NOWHERE, "run", "nats://B/app"]).assert().code(125);
+    moat(&home).args(["run", "file:///bin/true"]).assert().code(125).stderr(predicate::str::contains("not supported"));
+    moat(&home).args(["run", "nats://B/app", "NAME"]).assert().code(125).stderr(predicate::str::contains("KEY=VALUE"));
+    moat(&home).args(["--context", "none", "ps"]).assert().code(4);
+    moat(&home).args(["--prefix", "a b", "ps"]).assert().code(2);
+    moat(&home).args(["devrun", "/etc/passwd"]).assert().code(125).stderr(predicate::str::contains("not a program"));
+    moat(&home).args(["--json", "completions", "bash"]).assert().code(2);
+}
+
+#[test]
+fn failures_are_json_for_scripts() {
+    let home = TempDir::new().unwrap();
+    let output = moat(&home).args(["-s", NOWHERE, "--json", "node", "ls"]).assert().code(9).get_output().clone();
+    assert!(output.stdout.is_empty());
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["error"]["kind"], "unavailable");
+    assert!(error["error"]["message"].as_str().unwrap().contains("127.0.0.1:1"));
+}
+
+#[test]
+fn the_version_is_told() {
+    let home = TempDir::new().unwrap();
+    let output = moat(&home).args(["version", "--json"]).assert().success().get_output().stdout.clone();
+    let version: serde_json::Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(version["nex"], "0.2.7");
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let home = TempDir::new().unwrap();
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("moat"))
+        .env("HOME", home.path())
+        .args(["completions", "zsh"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_server_without_nodes_is_an_empty_world() {
+    let Some(server) = NatsServer::start(Release::Current).await.unwrap() else { return };
+    let home = TempDir::new().unwrap();
+    let url = server.url();
+    tokio::task::spawn_blocking(move || {
+        moat(&home).args(["-s", &url, "--json", "node", "ls"]).assert().success().stdout("[]\n");
+        moat(&home).args(["-s", &url, "--json", "ps"]).assert().success().stdout("[]\n");
+        moat(&home).args(["-s", &url, "stop", "web"]).assert().code(4);
+        moat(&home).args(["-s", &url, "lameduck", "web"]).assert().code(4);
+        moat(&home).args(["-s", &url, "devrun", "/proc/self/exe", "--name", "web"]).assert().code(125);
+        // A context of the `nats` command line leads to the same place.
+        let contexts = home.path().join(".config/nats/context");
+        std::fs::create_dir_all(&contexts).unwrap();
+        std::fs::write(contexts.join("test.json"), serde_json::json!({"url": url}).to_string()).unwrap();
+        moat(&home).args(["--context", "test", "--json", "ps"]).assert().success().stdout("[]\n");
+        std::fs::write(home.path().join(".config/nats/context.txt"), "test").unwrap();
+        moat(&home).args(["--json", "ps"]).assert().success().stdout("[]\n");
+    })
+    .await
+    .unwrap();
+}
