@@ -65,7 +65,7 @@ async fn up_runs_a_job_and_leaves_nothing() {
     .unwrap_or_else(|e| panic_with_log(home.path(), &e.to_string()));
 
     let program = busybox.to_str().unwrap();
-    let job = ["devrun", program, "--name", "job", "--kind", "job", "WORD=hello"];
+    let job = ["devrun", program, "--name", "busybox-job", "--kind", "job", "WORD=hello"];
     let script = ["--", "sh", "-c", "echo $WORD; echo no >&2; exit 7"];
     let output = run(home.path(), &[&job[..], &script[..]].concat());
     assert_eq!(output.status.code(), Some(7), "{output:?}");
@@ -77,10 +77,10 @@ async fn up_runs_a_job_and_leaves_nothing() {
     assert_eq!(listed[0]["view"]["exit"]["code"], 7, "{listed}");
     assert_eq!(listed[0]["view"]["isolation"], "container", "{listed}");
 
-    let service = ["devrun", program, "--name", "svc", "--", "sh", "-c", "echo ready; sleep 1000"];
+    let service = ["devrun", program, "--name", "busybox-svc", "--", "sh", "-c", "echo ready; sleep 1000"];
     let output = run(home.path(), &service);
     assert!(output.status.success(), "{output:?}");
-    let output = run(home.path(), &["exec", "svc", "--", "/local/svc", "sh", "-c", "echo in; exit 5"]);
+    let output = run(home.path(), &["exec", "busybox-svc", "--", "/local/busybox-svc", "sh", "-c", "echo in; exit 5"]);
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(5), &b"in\n"[..]), "{output:?}");
     assert_eq!(run(home.path(), &["up", "--nats-port", "0", "--dir", dir.to_str().unwrap()]).status.code(), Some(5));
 
