@@ -41,11 +41,19 @@ fn ping() -> serde_json::Value {
     json!({"node_id": node_id(), "version": "0.2.7", "uptime": "1s", "target_xkey": "", "running_machines": 1})
 }
 
+/// Returns when the server has read everything sent before on this connection.
+async fn barrier(nats: &async_nats::Client) {
+    let inbox = nats.new_inbox();
+    let mut echo = nats.subscribe(inbox.clone()).await.unwrap();
+    nats.publish(inbox, Bytes::new()).await.unwrap();
+    echo.next().await.unwrap();
+}
+
 /// Answers every message on `subject`.
 async fn serve(server: &NatsServer, subject: String, answer: impl Fn(&Message) -> Option<Vec<u8>> + Send + 'static) {
     let nats = server.client().await.unwrap();
     let mut messages = nats.subscribe(subject).await.unwrap();
-    nats.flush().await.unwrap();
+    barrier(&nats).await;
     tokio::spawn(async move {
         while let Some(message) = messages.next().await {
             if let (Some(bytes), Some(reply)) = (answer(&message), message.reply) {
@@ -74,7 +82,8 @@ async fn a_node_that_does_not_answer_is_a_deadline() {
     let Some(server) = NatsServer::start(Release::Current).await.unwrap() else { return };
     let client = client(&server).await;
     serve(&server, Subjects::default().info_any(&node_id()), |_| None).await;
-    assert_eq!(client.info(&node_id()).await.unwrap_err().kind, ErrorKind::Deadline);
+    let silent = client.info(&node_id()).await.unwrap_err();
+    assert_eq!(silent.kind, ErrorKind::Deadline, "{}", silent.chain());
 }
 
 #[tokio::test]
@@ -204,7 +213,7 @@ async fn exec_node(server: &NatsServer, behaviour: Behaviour) -> tokio::sync::mp
     let nats = server.client().await.unwrap();
     let subjects = Subjects::default();
     let mut requests = nats.subscribe(subjects.sandbox_any(&node_id())).await.unwrap();
-    nats.flush().await.unwrap();
+    barrier(&nats).await;
     let (ended, end) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         let request = requests.next().await.unwrap();

@@ -1,6 +1,7 @@
 //! What nodes tell without being asked: events and log lines.
 
 use async_nats::Subscriber;
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::SelectAll;
 use moat_model::ErrorKind;
@@ -89,7 +90,15 @@ impl Client {
     pub(super) async fn listen(&self, doing: &str, subject: String) -> Result<Subscriber> {
         let subscriber =
             self.nats.subscribe(subject).await.map_err(|e| Error::new(ErrorKind::Unavailable, doing, e))?;
-        self.nats.flush().await.map_err(|e| Error::new(ErrorKind::Unavailable, doing, e))?;
-        Ok(subscriber)
+        // A flush only empties our own buffer. A message to ourselves comes back after the server has read the rest.
+        let failed = |e: Box<dyn std::error::Error + Send + Sync>| Error::new(ErrorKind::Unavailable, doing, e);
+        let inbox = self.nats.new_inbox();
+        let mut echo = self.nats.subscribe(inbox.clone()).await.map_err(|e| failed(e.into()))?;
+        self.nats.publish(inbox, Bytes::new()).await.map_err(|e| failed(e.into()))?;
+        match tokio::time::timeout(self.options.timeouts.request, echo.next()).await {
+            Ok(Some(_)) => Ok(subscriber),
+            Ok(None) => Err(failed("the connection was closed".into())),
+            Err(_) => Err(Error::new(ErrorKind::Deadline, doing, "the NATS server does not answer")),
+        }
     }
 }
