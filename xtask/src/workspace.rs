@@ -29,9 +29,17 @@ pub fn programs_dir(profile: &str) -> anyhow::Result<PathBuf> {
     Ok(target_dir().join(tuple).join(profile))
 }
 
-/// Cargo, the one that runs us.
+/// Cargo, the one that runs us, without what it told us of ourselves: build scripts would see our name and version and
+/// run again, and what depends on them be built again.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_about_us(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
     command.current_dir(root());
     command
+}
+
+fn is_about_us(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|prefix| variable.starts_with(prefix))
 }

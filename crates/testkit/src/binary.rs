@@ -45,6 +45,14 @@ fn build(name: &str, path: &Path) -> anyhow::Result<()> {
     let package = PACKAGES.iter().find(|(bin, _)| *bin == name).map_or(name, |(_, package)| *package);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
+    // What cargo told the test of itself would make build scripts run again, and what depends on them be built again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|prefix| text.starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
     command.current_dir(workspace_root()).args(["build", "--quiet", "--package", package, "--bin", name]);
     if path.parent().is_some_and(|dir| dir.ends_with("release")) {
         command.arg("--release");
