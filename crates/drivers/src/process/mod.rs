@@ -65,7 +65,7 @@ impl ProcessDriver {
     }
 
     fn launch_config(&self, place: &Place, spec: &SandboxSpec) -> LaunchConfig {
-        let nofile = spec.resources.nofile.or(self.config.resources.nofile);
+        let nofile = self.config.resources.nofile.unwrap_or(u64::MAX).min(nofile_ceiling());
         // Programs that are executed later and name no user are the main process's companions: they run as it does.
         let user = spec.main.as_ref().and_then(|main| main.user.clone());
         LaunchConfig {
@@ -77,7 +77,7 @@ impl ProcessDriver {
                 capabilities: None,
                 no_new_privs: !spec.security.allow_new_privs,
                 seccomp: Vec::new(),
-                nofile: nofile.unwrap_or_else(own_nofile),
+                nofile: spec.resources.nofile.unwrap_or(nofile),
                 forward_ports: Vec::new(),
                 output_buffer_bytes: OUTPUT_BUFFER_BYTES,
             },
@@ -136,6 +136,12 @@ impl Driver for ProcessDriver {
             && !cwd.starts_with('/')
         {
             return Err(Error::invalid("main.cwd", format!("{cwd:?} is not absolute")));
+        }
+        if let Some(nofile) = spec.resources.nofile
+            && nofile > nofile_ceiling()
+        {
+            let why = format!("{nofile} is above the daemon's own hard limit of open files, {}", nofile_ceiling());
+            return Err(Error::new(ErrorKind::Unsupported, format!("resources.nofile: {why}")));
         }
         Ok(self.cgroups.check(&self.limits(spec))?)
     }
@@ -277,6 +283,7 @@ fn owner(place: &Place, spec: &SandboxSpec) -> Result<Owner> {
 fn make_private(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
+        .recursive(true)
         .mode(0o700)
         .create(dir)
         .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("make {}", dir.display()), e))
@@ -286,8 +293,8 @@ fn is_file_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
 
-/// Not limited by the operator means as many as the daemon itself may have.
-fn own_nofile() -> u64 {
+/// As many as the daemon itself may have; the node's default is brought down to it.
+fn nofile_ceiling() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(1 << 20)
 }
 

@@ -23,6 +23,10 @@ const DIRS: [(&str, u32); 6] = [
 
 /// Makes the directory and what is in it, for `owner`. `log_dir` is shown as `alloc/logs`.
 pub(super) fn build(dir: &Path, owner: Owner, artifact: Option<&Artifact>, log_dir: Option<&Path>) -> Result<()> {
+    if let Some(above) = dir.parent() {
+        // Others may pass through, to what is theirs, but not look around.
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(above).map_err(failed("making", above))?;
+    }
     make(dir, 0o755, owner)?;
     for (name, mode) in DIRS {
         make(&dir.join(name), mode, owner)?;

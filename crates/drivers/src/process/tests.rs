@@ -72,6 +72,10 @@ fn what_only_a_sandbox_has_is_refused_by_name() {
             "resources.pids_max",
             SandboxSpec { resources: Resources { pids_max: Some(1), ..Default::default() }, ..spec() },
         ),
+        (
+            "resources.nofile",
+            SandboxSpec { resources: Resources { nofile: Some(1 << 40), ..Default::default() }, ..spec() },
+        ),
         ("artifact.name", SandboxSpec { artifact: Some(artifact("../x")), ..spec() }),
         ("artifact.name", SandboxSpec { artifact: Some(artifact("..")), ..spec() }),
         ("main.cwd", SandboxSpec { main: Some(main("tmp")), ..spec() }),
