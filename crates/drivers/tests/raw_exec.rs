@@ -1,7 +1,8 @@
 //! The process driver, by the names of Nomad's raw_exec tests (R01 to R10).
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[expect(dead_code, reason = "shared with the tests of the container driver, which use more of it")]
 mod harness;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use harness::{CGROUP_PARENT, DEADLINE, Host, Sandbox, probe_artifact, process, s
 use moat_drivers::linux::agent_binary::AgentBinary;
 use moat_drivers::linux::cgroup::{Controller, Hierarchy};
 use moat_drivers::process::{ProcessConfig, ProcessDriver};
+use moat_engine::conformance::{HostProfile, run, update_document};
 use moat_engine::driver::{Driver, Recovered};
 use moat_model::spec::{Network, Resources, RootSpec, Signal};
 use moat_model::{ErrorKind, Isolation, ProcessSpec, SandboxSpec};
@@ -303,4 +305,41 @@ async fn n26_unknown_users_are_named() {
     }
     contained.end().await;
     sandbox.end().await;
+}
+
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/drivers/conformance.md");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance() {
+    let Some(raw_host) = Raw::new("conformance") else { return };
+    let layout = Hierarchy::detect(CGROUP_PARENT).unwrap().layout();
+    let release = harness::read("/proc/sys/kernel/osrelease");
+    let refused = [
+        ("isolation", SandboxSpec { isolation: Isolation::Container, ..idle() }),
+        ("root", SandboxSpec { root: RootSpec::Scratch, ..idle() }),
+        ("network", SandboxSpec { network: Network::Isolated, ..idle() }),
+        (
+            "resources.disk_bytes",
+            SandboxSpec { resources: Resources { disk_bytes: Some(1 << 20), ..Resources::default() }, ..idle() },
+        ),
+    ];
+    let profile = HostProfile {
+        host: format!("Linux {}, cgroups {layout}", release.trim()),
+        run_dir: raw_host.host.dir.path().join("r"),
+        data_dir: raw_host.host.dir.path().join("data"),
+        uid_base: 0x6000_0000,
+        spec: SandboxSpec { artifact: None, ..idle() },
+        shell: Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]),
+        full_shell: true,
+        refused: refused.into_iter().map(|(field, spec)| (field.to_owned(), spec)).collect(),
+    };
+    let report = run(raw_host.driver.clone(), profile).await;
+    for (case, why) in report.not_run() {
+        moat_testkit::not_run(&format!("process {case}"), why);
+    }
+    if std::env::var_os("MOAT_REGENERATE").is_some() {
+        let before = fs::read_to_string(DOCUMENT).unwrap_or_default();
+        fs::write(DOCUMENT, update_document(&before, &report)).unwrap();
+    }
+    assert_eq!(report.failures(), Vec::<String>::new());
 }

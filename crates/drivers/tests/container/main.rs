@@ -6,8 +6,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bounds;
 mod conformance;
 mod cycles;
+mod escape;
 mod exec;
 mod isolation;
 mod launcher;

@@ -95,19 +95,14 @@ impl Host {
 
     /// The same, at a place that was prepared.
     pub async fn sandbox_at(&self, place: Place, spec: SandboxSpec) -> Sandbox {
-        let mut sandbox = Sandbox { driver: self.driver.clone(), place, spec, record: None, guest: None };
-        self.driver.validate(&sandbox.spec).map_err(|e| e.chain()).expect("validate");
-        let record = self.driver.create(&sandbox.place, &sandbox.spec).await.map_err(|e| e.chain()).expect("create");
-        sandbox.record = Some(record.clone());
-        sandbox.guest = Some(self.driver.start(&record).await.map_err(|e| e.chain()).expect("start"));
-        sandbox
+        Sandbox::start(self.driver.clone(), place, spec).await
     }
 }
 
 /// A live sandbox. Ends with the value.
 #[derive(Debug)]
 pub struct Sandbox {
-    driver: Arc<ContainerDriver>,
+    driver: Arc<dyn Driver>,
     pub place: Place,
     pub spec: SandboxSpec,
     record: Option<Record>,
@@ -115,6 +110,16 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// Creates and starts; panics with the whole error.
+    pub async fn start(driver: Arc<dyn Driver>, place: Place, spec: SandboxSpec) -> Self {
+        let mut sandbox = Self { driver: driver.clone(), place, spec, record: None, guest: None };
+        driver.validate(&sandbox.spec).map_err(|e| e.chain()).expect("validate");
+        let record = driver.create(&sandbox.place, &sandbox.spec).await.map_err(|e| e.chain()).expect("create");
+        sandbox.record = Some(record.clone());
+        sandbox.guest = Some(driver.start(&record).await.map_err(|e| e.chain()).expect("start"));
+        sandbox
+    }
+
     pub fn record(&self) -> &Record {
         self.record.as_ref().unwrap()
     }

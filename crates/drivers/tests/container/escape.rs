@@ -3,16 +3,12 @@
 //! Every attempt demands the errno it is refused with: "it failed" would also be true of a typo. Attempts that reading or
 //! connecting could prove harmless by accident are made outside first, where they must succeed.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod harness;
-
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 
-use harness::{Host, Sandbox, probe_artifact, spec};
+use crate::harness::{Host, Sandbox, probe_artifact, spec};
 use moat_model::SandboxSpec;
 use moat_model::spec::{RootSpec, Security};
 
