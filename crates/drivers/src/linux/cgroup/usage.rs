@@ -4,6 +4,7 @@ use std::path::Path;
 
 use moat_engine::driver::Usage;
 
+use super::kill;
 use super::mounts::Controller;
 use super::tree::{Hierarchy, Version, check_name, read};
 use super::{CgroupError, Result};
@@ -23,7 +24,9 @@ impl Hierarchy {
             };
         }
         if let Some((_, dir)) = self.group(Controller::Pids, name) {
-            usage.pids = number(&dir, "pids.current")?;
+            // The kernel counts those that ended and were not collected yet; a group of nothing but those is empty.
+            let counted = number(&dir, "pids.current")?;
+            usage.pids = if kill::processes(&dir)?.is_empty() { 0 } else { counted };
         }
         Ok(usage)
     }
