@@ -90,11 +90,17 @@ fn publish_at(path: PathBuf, server: String, user: String, password: String) -> 
     Ok(Published { path })
 }
 
-/// When a process began, in clock ticks since boot: field 22 of its `stat`, after a name that may hold anything.
+/// When a living process began, in clock ticks since boot: field 22 of its `stat`, after a name that may hold anything.
+///
+/// One that has ended but was not collected by its parent yet is not living: after a kill that can take a second.
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = after_name.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -120,6 +126,18 @@ mod tests {
         assert!(publish().is_ok(), "a stale file is replaced");
         drop(published);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_process_that_nobody_collected_is_not_living() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while start_time(child.id()).is_some() {
+            assert!(std::time::Instant::now() < deadline, "it still counts as living");
+            std::thread::yield_now();
+        }
+        assert!(Path::new(&format!("/proc/{}", child.id())).exists(), "it is a zombie");
+        child.wait().unwrap();
     }
 
     #[test]
