@@ -1,5 +1,5 @@
 //! `moat up`, from its start to its end, with a job in between.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -96,5 +96,5 @@ async fn up_runs_a_job_and_leaves_nothing() {
 
 fn panic_with_log(home: &Path, why: &str) -> ! {
     let log = std::fs::read_to_string(home.join("log")).unwrap_or_default();
-    std::panic::panic_any(format!("{why}; moat up said: {log}"))
+    panic!("{why}; moat up said: {log}")
 }
