@@ -39,14 +39,16 @@ fn fate(record: &WorkloadRecord, found: Option<&SandboxView>) -> Fate {
 /// Takes up every workload, and ends every sandbox that belongs to none.
 pub(super) async fn recover(shared: &Arc<Shared>, found: Vec<SandboxView>) -> Result<()> {
     let mut owned: HashSet<SandboxId> = HashSet::new();
+    let mut gone: HashSet<SandboxId> = HashSet::new();
     let (mut adopted, mut undone) = (0u32, 0u32);
     for mut record in shared.store.read_all()? {
         let view = record.sandbox.as_ref().and_then(|id| found.iter().find(|v| v.id == *id));
         match fate(&record, view) {
             Fate::Undo => {
-                // The sandbox has no owner then and goes with the others below. The record goes last.
+                // Sandbox first, record last: a daemon killed in between undoes again.
                 if let Some(view) = view {
                     end_unowned(shared, &view.id).await;
+                    gone.insert(view.id.clone());
                 }
                 shared.store.remove(&record.id)?;
                 tracing::warn!(workload = %record.id, name = %record.name, "deploy was not answered before the node ended: undone");
@@ -73,7 +75,7 @@ pub(super) async fn recover(shared: &Arc<Shared>, found: Vec<SandboxView>) -> Re
         let pin = if record.ended() { None } else { shared.base.artifacts.pin(record.sha256()) };
         shared.launch(record, pin, None);
     }
-    for view in found.iter().filter(|v| !owned.contains(&v.id)) {
+    for view in found.iter().filter(|v| !owned.contains(&v.id) && !gone.contains(&v.id)) {
         end_unowned(shared, &view.id).await;
     }
     for (sandbox, _) in shared.base.outlet.bindings() {
