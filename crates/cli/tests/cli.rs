@@ -1,5 +1,5 @@
 //! The command line from outside: help, errors and shapes that need no node.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use assert_cmd::Command;
 use moat_testkit::{NatsServer, Release};

@@ -1,7 +1,5 @@
 //! README's sixty seconds, line by line as they stand there; only the port is another.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -32,7 +30,12 @@ fn the_tour_runs_as_written() {
     let script = script(lines, TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
     let programs = static_bin("moat").unwrap();
     static_bin("echo-service").unwrap();
-    let path = format!("{}:{}:{}", programs.parent().unwrap().display(), tools_dir().display(), std::env::var("PATH").unwrap());
+    let path = format!(
+        "{}:{}:{}",
+        programs.parent().unwrap().display(),
+        tools_dir().display(),
+        std::env::var("PATH").unwrap()
+    );
     let output = Command::new("timeout")
         .args(["--kill-after=30", "180", "bash", "-c", &script])
         .current_dir(dir.path())
