@@ -31,6 +31,7 @@ struct Host {
     _nats: NatsServer,
     client: async_nats::Client,
     dir: tempfile::TempDir,
+    cgroup: String,
     config: PathBuf,
     daemon: Option<Child>,
     issuer: KeyPair,
@@ -42,6 +43,11 @@ struct Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.kill();
+        // The parent cgroup was made for this test alone.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join(&self.cgroup));
+        }
+        let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.cgroup));
     }
 }
 
@@ -77,6 +83,7 @@ impl Host {
             _nats: nats,
             client,
             dir,
+            cgroup: cgroup.to_owned(),
             config,
             daemon: None,
             issuer: KeyPair::new_account(),
@@ -86,6 +93,13 @@ impl Host {
         };
         host.up().await;
         Some(host)
+    }
+
+    /// The host with the daemon on it and nothing running; the parent cgroup of all sandboxes is there and stays.
+    async fn audit(&self) -> LeakAudit {
+        self.run("warm-up", &["hold"]).await.expect("an answer");
+        self.stop_everything().await;
+        LeakAudit::of_cgroup(&self.cgroup)
     }
 
     async fn up(&mut self) -> Duration {
@@ -207,11 +221,21 @@ fn is_live(view: &Value) -> bool {
     !matches!(view["phase"].as_str(), Some("stopped" | "failed")) || view.get("restart_at").is_some()
 }
 
-/// The daemon of `examples/`, which cargo builds with the tests.
+/// The daemon of `examples/`, brought up to date: a test run that names this file alone does not build it.
 fn example() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.ancestors().find(|p| p.ends_with("deps")).and_then(Path::parent).unwrap();
-    profile.join("examples/daemon")
+    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    let build = || {
+        if std::env::var_os("MOAT_PREBUILT").is_none() {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let args = ["build", "--quiet", "--package", "moat-node", "--example", "daemon"];
+            let built = Command::new(cargo).current_dir(moat_testkit::workspace_root()).args(args).status().unwrap();
+            assert!(built.success(), "cargo build --example daemon: {built}");
+        }
+        let test = std::env::current_exe().unwrap();
+        let profile = test.ancestors().find(|p| p.ends_with("deps")).and_then(Path::parent).unwrap();
+        profile.join("examples/daemon")
+    };
+    BUILT.get_or_init(build).clone()
 }
 
 /// What a workload was asked to do, and whether its deploy was answered.
@@ -227,8 +251,8 @@ struct Started {
 async fn killed_under_load_nothing_is_lost_and_nothing_is_left() {
     let _alone = exclusive().unwrap();
     let cgroup = format!("moat-kill-{}", std::process::id());
-    let audit = LeakAudit::of_cgroup(&cgroup);
     let Some(mut host) = Host::start("must-hold-5", &cgroup).await else { return };
+    let audit = host.audit().await;
     let (rounds, load) = (number("MOAT_KILL_ROUNDS", 3), number("MOAT_KILL_WORKLOADS", 12));
     let mut started: Vec<Started> = Vec::new();
     let mut slowest = Duration::ZERO;
@@ -311,8 +335,8 @@ async fn killed_under_load_nothing_is_lost_and_nothing_is_left() {
 async fn cycles_leave_the_host_as_it_was() {
     let _alone = exclusive().unwrap();
     let cgroup = format!("moat-cycle-{}", std::process::id());
-    let audit = LeakAudit::of_cgroup(&cgroup);
     let Some(host) = Host::start("must-hold-8", &cgroup).await else { return };
+    let audit = host.audit().await;
     let cycles = number("MOAT_CYCLES", 25);
     let began = Instant::now();
     for n in 0..cycles {
