@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::install::{Tool, install, install_all};
 use crate::process::{self, output};
-use crate::workspace::{cargo, root, tools_dir};
+use crate::workspace::{cargo, programs_dir, root, tools_dir};
 
 /// Measures the scenarios named, or all; or only writes the document again.
 pub fn run(scenarios: &[String], report_only: bool) -> anyhow::Result<()> {
@@ -14,8 +14,9 @@ pub fn run(scenarios: &[String], report_only: bool) -> anyhow::Result<()> {
     install(Tool::NatsServer)?;
     install_all(&[Tool::Busybox, Tool::Runc, Tool::Bwrap]);
     process::run(cargo().args(["build", "--release", "--workspace", "--bins"]))?;
-    let mut bench = cargo();
-    bench.args(["run", "--quiet", "--release", "--package", "moat-bench", "--", "measure", "--commit", &revision()]);
+    // The program just built, not `cargo run`: that would choose features for one package and build half of it again.
+    let mut bench = Command::new(programs_dir("release")?.join("moat-bench"));
+    bench.current_dir(root()).args(["measure", "--commit", &revision()]);
     process::run(bench.args(scenarios).env("MOAT_TOOLS", tools_dir()).env("MOAT_PREBUILT", "1"))
 }
 
