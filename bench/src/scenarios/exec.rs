@@ -25,8 +25,8 @@ pub async fn run() -> anyhow::Result<Vec<Sample>> {
     sandboxes.engine.create(id.clone(), scratch(Some(&busybox))?).await?;
 
     let node = Node::start().await?;
-    // The probe stands at /local/<name>; `true` is one of busybox's, so the workload is busybox asleep.
-    let deployed = node.deploy("execs", &busybox, &["sleep", "3600"], "scratch").await?;
+    // A program stands at /local/<name>, and busybox must bear its own; `true` is one of its applets.
+    let deployed = node.deploy("busybox", &busybox, &["sleep", "3600"], "scratch").await?;
     let workload = WorkloadId::parse(&deployed.id)?;
     let runc = Runc::prepare()?.map(Runc::hold).transpose()?;
 
@@ -55,9 +55,9 @@ pub async fn run() -> anyhow::Result<Vec<Sample>> {
 }
 
 async fn over_nats(node: &Node, workload: &WorkloadId) -> anyhow::Result<()> {
-    let name = moat_model::WorkloadName::parse("execs")?;
+    let name = moat_model::WorkloadName::parse("busybox")?;
     let mut spec = exec_true();
-    spec.process.command = "/local/execs".to_owned();
+    spec.process.command = "/local/busybox".to_owned();
     let exec = Exec { node: &node.id, workload, name: &name, issuer: &node.issuer, spec };
     let mut session = node.client.exec(exec).await?;
     while let Some(output) = session.output.recv().await {

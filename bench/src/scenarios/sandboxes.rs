@@ -42,7 +42,7 @@ impl Sandboxes {
 /// A container on the empty root, with one program in it if there is one to execute.
 pub fn scratch(program: Option<&Path>) -> anyhow::Result<SandboxSpec> {
     let artifact = |path: &Path| -> anyhow::Result<Artifact> {
-        Ok(Artifact { path: path.to_path_buf(), name: "program".to_owned(), sha256: "0".repeat(64) })
+        Ok(Artifact { path: path.to_path_buf(), name: "busybox".to_owned(), sha256: "0".repeat(64) })
     };
     Ok(SandboxSpec {
         namespace: Namespace::default_namespace(),
@@ -67,10 +67,10 @@ pub fn new_id() -> SandboxId {
     SandboxId::from_parts(Timestamp::from_millis(i64::try_from(now).unwrap_or(0)), rand::random())
 }
 
-/// `busybox true`, by its own path: no shell, no search.
+/// `busybox true`, by its own path: no shell, no search. Under any other name busybox would look for itself in its list.
 pub fn exec_true() -> ExecSpec {
     let process = ProcessSpec {
-        command: "/local/program".to_owned(),
+        command: "/local/busybox".to_owned(),
         args: vec!["true".to_owned()],
         env: Default::default(),
         cwd: None,
