@@ -314,7 +314,11 @@ impl Guest for AgentGuest {
     async fn shutdown(&self) -> Result<()> {
         const DOING: &str = "shut the agent down";
         match self.call(&Request::Shutdown, DOING, SHUTDOWN_DEADLINE).await? {
-            Reply::Done => Ok(()),
+            Reply::Done => {
+                // The agent lingers until it is sure that its answer arrived: closing the connection says so.
+                self.driver.abort();
+                Ok(())
+            }
             _ => Err(self.wrong_reply(DOING)),
         }
     }
