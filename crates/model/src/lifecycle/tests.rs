@@ -490,8 +490,25 @@ fn kind(state: &State) -> Kind {
             },
             _ => "",
         }
-    );
+    ) + time_to_ask(state);
     (state.phase.spot(), state.spec.main.is_some(), state.main_runs(), state.created, state.leases.len(), flags)
+}
+
+/// How long the main process will be given, once it thaws or is found again, decides what comes after.
+fn time_to_ask(state: &State) -> &'static str {
+    let (Phase::Stopping(stopping) | Phase::Recovering { then: Then::Stop(stopping), .. }) = &state.phase else {
+        return "";
+    };
+    match stopping.rung {
+        Rung::Thawing { ask: Some(ask) } | Rung::Asking(ask) if ask.deadline > ms(soon(state)) => "time to ask",
+        Rung::Thawing { ask: Some(_) } | Rung::Asking(_) => "no time to ask",
+        _ => "",
+    }
+}
+
+/// A moment after everything that has happened so far.
+fn soon(state: &State) -> i64 {
+    state.timeline.steps().last().map_or(0, |step| step.at.as_millis()) + 1
 }
 
 /// Reaches every kind of state by taking every fact from every kind already reached, and compares all arrows met on the
@@ -506,7 +523,7 @@ fn the_table_says_what_step_does() {
         if !reached.insert(kind(&state)) {
             continue;
         }
-        let soon = state.timeline.steps().last().map_or(0, |step| step.at.as_millis()) + 1;
+        let soon = soon(&state);
         let due = state.deadline().map_or(soon, Timestamp::as_millis);
         for fact in all_facts(&state) {
             for at in [soon, due] {
