@@ -225,7 +225,9 @@ async fn autostart_runs_in_order_once_and_only_the_operator_stops_it() {
     let again: Vec<_> = rig.node().workloads().live().iter().map(|s| s.view.id.clone()).collect();
     assert_eq!(ids, again, "not started a second time");
 
-    let refused = rig.stop(ids[0].as_str(), "one").await;
+    // Signed for a second later than the start, which may be less than a second ago.
+    let foreign = rig.stop_body(ids[0].as_str(), &rig.token("one", now_secs() + 1));
+    let refused = rig.ask_json(&format!("$NEX.STOP.default.{}", rig.id), &foreign).await;
     assert!(refused["error"].as_str().unwrap().contains("issuer"), "{refused}");
     let seed = std::fs::read_to_string(rig.dir.path().join("data/identity/node.nk")).unwrap();
     let operator = nkeys::KeyPair::from_seed(seed.trim()).unwrap();
