@@ -58,6 +58,10 @@ pub fn scratch(program: Option<&Path>) -> anyhow::Result<SandboxSpec> {
         network: Default::default(),
         forwards: Vec::new(),
         timeout: None,
+        idle_timeout: None,
+        on_timeout: Default::default(),
+        process: Default::default(),
+        origin: Default::default(),
     })
 }
 

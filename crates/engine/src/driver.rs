@@ -31,10 +31,11 @@
 //! 8. Any of these futures may be dropped at any await; the next call must still be possible.
 //! 9. A driver never retries, counts, names or times out on its own: that is policy, and the engine's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use moat_model::spec::Resources;
 use moat_model::{Isolation, Resource, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,45 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     fn freezer(&self) -> Option<&dyn Freezer> {
         None
     }
+
+    /// Ability: keep what was changed in its file system.
+    fn capturer(&self) -> Option<&dyn Capturer> {
+        None
+    }
+
+    /// Ability: change its limits while it lives.
+    fn tuner(&self) -> Option<&dyn Tuner> {
+        None
+    }
+}
+
+/// Ability to keep what was changed in a sandbox's file system as a layer another sandbox can be made from.
+#[async_trait]
+pub trait Capturer: Send + Sync {
+    /// Writes everything changed above the layers of its root to a new erofs file `into`, as an overlay layer, synced.
+    /// Nothing in the sandbox runs meanwhile: the engine has frozen it. `into` does not exist yet; if this fails or is
+    /// dropped, what is there is the caller's to remove. Ids in it are those inside the sandbox.
+    async fn capture(&self, record: &Record, into: &Path) -> Result<Captured>;
+}
+
+/// What was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    /// Size of the file.
+    pub bytes: u64,
+    /// Files, directories, links and whiteouts in it.
+    pub entries: u64,
+    /// The state of its processes was kept too.
+    pub memory: bool,
+}
+
+/// Ability to change the limits of a sandbox while it lives.
+#[async_trait]
+pub trait Tuner: Send + Sync {
+    /// Sets every limit that is present; what is absent stays. Names the field it cannot change on a live sandbox.
+    fn validate_live(&self, resources: &Resources) -> Result<()>;
+    /// Does it. Idempotent. A lower memory limit than what is in use fails rather than kills.
+    async fn tune(&self, record: &Record, resources: &Resources) -> Result<()>;
 }
 
 /// Ability to stop a sandbox from being scheduled.

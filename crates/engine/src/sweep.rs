@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use moat_model::spec::{Network, Resources, RootSpec, Security, StopSpec};
+use moat_model::spec::RootSpec;
 use moat_model::{Namespace, Resource, SandboxId, SandboxSpec};
 
 use crate::driver::{Driver, Place};
@@ -47,19 +47,5 @@ pub async fn sweep(place: &Place, drivers: &Registry) {
 
 /// A spec that asks for as little as can be: what is planned for it exists for every sandbox of the driver.
 fn anything(driver: &dyn Driver) -> SandboxSpec {
-    SandboxSpec {
-        namespace: Namespace::default_namespace(),
-        labels: Default::default(),
-        isolation: driver.describe().isolation,
-        root: RootSpec::Scratch,
-        artifact: None,
-        log_dir: None,
-        main: None,
-        stop: StopSpec::default(),
-        resources: Resources::default(),
-        security: Security::default(),
-        network: Network::default(),
-        forwards: Vec::new(),
-        timeout: None,
-    }
+    SandboxSpec { ..SandboxSpec::new(Namespace::default_namespace(), driver.describe().isolation, RootSpec::Scratch) }
 }

@@ -31,19 +31,8 @@ pub fn spec(command: &str, args: &[&str]) -> SandboxSpec {
         user: None,
     };
     SandboxSpec {
-        namespace: Namespace::default_namespace(),
-        labels: BTreeMap::new(),
-        isolation: Isolation::Container,
-        root: RootSpec::Scratch,
-        artifact: None,
-        log_dir: None,
         main: Some(process),
-        stop: StopSpec::default(),
-        resources: Resources::default(),
-        security: Security::default(),
-        network: Network::Isolated,
-        forwards: vec![],
-        timeout: None,
+        ..SandboxSpec::new(Namespace::default_namespace(), Isolation::Container, RootSpec::Scratch)
     }
 }
 

@@ -8,6 +8,8 @@
 pub mod claims;
 pub mod error;
 pub mod exit;
+pub mod failure;
+pub mod file;
 pub mod id;
 pub mod isolation;
 pub mod lease;

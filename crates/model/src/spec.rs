@@ -45,9 +45,157 @@ pub struct SandboxSpec {
     /// Ports on the sandbox's own loopback that lead, through the agent, to one address each: reachability without a network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
-    /// Absolute life span; at its end the sandbox is killed.
+    /// Absolute life span; at its end [`SandboxSpec::on_timeout`] happens. Counts while it runs, not while it is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// Longest span without use ([`Request::Use`](crate::lifecycle::Request)); then [`SandboxSpec::on_timeout`] happens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+    /// What a time limit does.
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
+    /// What processes get that do not say otherwise: the image's defaults under the creator's wishes.
+    #[serde(default, skip_serializing_if = "ProcessDefaults::is_empty")]
+    pub process: ProcessDefaults,
+    /// Whose it is and where it came from.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+impl SandboxSpec {
+    /// A sandbox of this kind, everything else at its default.
+    pub fn new(namespace: Namespace, isolation: Isolation, root: RootSpec) -> Self {
+        Self {
+            namespace,
+            labels: BTreeMap::new(),
+            isolation,
+            root,
+            artifact: None,
+            log_dir: None,
+            main: None,
+            stop: StopSpec::default(),
+            resources: Resources::default(),
+            security: Security::default(),
+            network: Network::default(),
+            forwards: Vec::new(),
+            timeout: None,
+            idle_timeout: None,
+            on_timeout: OnTimeout::default(),
+            process: ProcessDefaults::default(),
+            origin: Origin::default(),
+        }
+    }
+}
+
+/// What a time limit does to a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// It is killed.
+    #[default]
+    Kill,
+    /// It is paused; somebody who resumes it gives it a new span.
+    Pause,
+}
+
+/// Defaults of every process in a sandbox, main and exec. A process's own values win, variable by variable.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessDefaults {
+    /// Environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// `name`, `uid` or `uid:gid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Absolute working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+}
+
+impl ProcessDefaults {
+    /// Says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.env.is_empty() && self.user.is_none() && self.cwd.is_none()
+    }
+
+    /// The process with what it leaves open filled in.
+    #[must_use]
+    pub fn applied_to(&self, process: &ProcessSpec) -> ProcessSpec {
+        let mut env = self.env.clone();
+        env.extend(process.env.clone());
+        ProcessSpec {
+            command: process.command.clone(),
+            args: process.args.clone(),
+            env,
+            cwd: process.cwd.clone().or_else(|| self.cwd.clone()),
+            user: process.user.clone().or_else(|| self.user.clone()),
+        }
+    }
+}
+
+/// Whose a sandbox is and where it came from. Set by the node, never by a user.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Who decides about its life.
+    #[serde(default)]
+    pub owner: Owner,
+    /// Template it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateRef>,
+    /// Image digest (`sha256:…` of the manifest) it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Sandbox it was forked from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<crate::SandboxId>,
+    /// It stood ready in a pool before it was asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_pool: bool,
+}
+
+/// Who decides about the life of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// A workload: it is one attempt to run a program.
+    #[default]
+    Workload,
+    /// Whoever created it through the API.
+    Api,
+    /// The warm pool: nobody's yet. Not shown to users; a claim makes it `Api`.
+    Pool,
+}
+
+/// A template as it was when something was made from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateRef {
+    /// Its name.
+    pub name: String,
+    /// Which of its versions, from 1.
+    pub version: u64,
+}
+
+/// What turns a pool member into somebody's sandbox: everything about it that can be applied after it was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimSpec {
+    /// Tenant.
+    pub namespace: Namespace,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// Limits; what is absent stays as the pool made it.
+    pub resources: Resources,
+    /// Absolute life span, counted from the claim.
+    pub timeout: Option<Duration>,
+    /// Longest span without use.
+    pub idle_timeout: Option<Duration>,
+    /// What a time limit does.
+    pub on_timeout: OnTimeout,
+    /// Defaults of its processes.
+    pub process: ProcessDefaults,
 }
 
 /// What the root file system is made of.
@@ -58,6 +206,24 @@ pub enum RootSpec {
     Scratch,
     /// A view of host paths (the operator's list), with a private writable layer.
     Host,
+    /// Read-only erofs files the image store made, with a private writable layer. Set by the node, never by a user.
+    Layers {
+        /// The lowest first: the image, then what snapshots changed, as overlay layers (whiteouts and opaque directories).
+        layers: Vec<RootLayer>,
+    },
+}
+
+/// Most layers of a root: a snapshot of a snapshot of a ... adds one each time.
+pub const ROOT_LAYERS_MAX: usize = 64;
+
+/// One read-only layer of a root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootLayer {
+    /// What it is called in the image store: 64 lower-case hex digits. Two layers of one name are the same bytes.
+    pub digest: String,
+    /// The erofs file on the host. Ids in it are those inside the sandbox.
+    pub path: PathBuf,
 }
 
 /// A program file on the host, fetched and checked by the node.

@@ -8,6 +8,7 @@
 //! What callers may assume: a sandbox outlives the daemon; nothing is started twice and nothing is forgotten whatever line
 //! the daemon is killed at; only [`nats`] opens a connection to NATS.
 
+pub mod api_keys;
 pub mod artifact;
 pub mod clock;
 pub mod config;
@@ -24,7 +25,9 @@ pub mod nats;
 pub mod outlet;
 pub mod preflight;
 pub mod publish;
+pub mod sandboxes;
 pub mod stream;
+pub mod templates;
 pub mod verbs;
 pub mod workloads;
 

@@ -4,19 +4,29 @@ use super::Finding;
 use super::tree::{Package, Tree};
 
 /// The table of ARCHITECTURE.md: a crate and what it may use. What is not here may not exist.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("moat-model", &[]),
     ("moat-agent", &["moat-model"]),
+    ("moat-image", &["moat-model"]),
     ("moat-engine", &["moat-model", "moat-agent"]),
-    ("moat-drivers", &["moat-model", "moat-agent", "moat-engine"]),
+    ("moat-drivers", &["moat-model", "moat-agent", "moat-image", "moat-engine"]),
     ("moat-api", &["moat-model"]),
-    ("moat-node", &["moat-model", "moat-agent", "moat-engine", "moat-drivers", "moat-api"]),
+    ("moat-node", &["moat-model", "moat-agent", "moat-image", "moat-engine", "moat-drivers", "moat-api"]),
     ("moat-cli", &["moat-model", "moat-api", "moat-node"]),
     // Not shipped.
     ("moat-testkit", &["moat-model"]),
     (
         "moat-bench",
-        &["moat-model", "moat-agent", "moat-engine", "moat-drivers", "moat-api", "moat-node", "moat-testkit"],
+        &[
+            "moat-model",
+            "moat-agent",
+            "moat-image",
+            "moat-engine",
+            "moat-drivers",
+            "moat-api",
+            "moat-node",
+            "moat-testkit",
+        ],
     ),
     ("xtask", &[]),
     ("echo-service", &[]),

@@ -63,7 +63,7 @@ pub(super) fn launch_config(
 
 fn host_paths(config: &ContainerConfig, root: &RootSpec) -> Vec<HostPath> {
     match root {
-        RootSpec::Scratch => Vec::new(),
+        RootSpec::Scratch | RootSpec::Layers { .. } => Vec::new(),
         RootSpec::Host => config
             .host_paths
             .iter()

@@ -18,19 +18,8 @@ fn driver(enabled: bool) -> Option<ProcessDriver> {
 
 fn spec() -> SandboxSpec {
     SandboxSpec {
-        namespace: Namespace::default_namespace(),
-        labels: Default::default(),
-        isolation: Isolation::Process,
-        root: RootSpec::Host,
-        artifact: None,
-        log_dir: None,
-        main: None,
-        stop: StopSpec::default(),
-        resources: Resources::default(),
-        security: Security::default(),
         network: Network::Host,
-        forwards: Vec::new(),
-        timeout: None,
+        ..SandboxSpec::new(Namespace::default_namespace(), Isolation::Process, RootSpec::Host)
     }
 }
 

@@ -5,11 +5,12 @@ pub mod agent;
 use async_trait::async_trait;
 use bytes::Bytes;
 use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, StreamName};
+use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, PtySize, Signal};
-use moat_model::{Exit, ProcessSpec};
+use moat_model::{ErrorKind, Exit, ProcessSpec};
 use tokio::sync::mpsc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A live agent. Methods may be called concurrently and their futures dropped at any point.
 #[async_trait]
@@ -44,6 +45,118 @@ pub trait Guest: Send + Sync + std::fmt::Debug {
 
     /// Asks the agent to end everything and then itself.
     async fn shutdown(&self) -> Result<()>;
+
+    /// One question about files, answered by `user` (the driver's default if absent) inside the sandbox.
+    async fn file(&self, _user: Option<&str>, _request: &FileRequest) -> Result<FileReply> {
+        Err(Error::new(ErrorKind::Unsupported, "file"))
+    }
+
+    /// Opens a stream of bytes out of the sandbox: [`Transfer::Read`] or [`Transfer::TarOut`]. `NotFound`, `Denied` and the
+    /// like come from here; a failure later ends the stream with an error, never with a short success.
+    async fn pull(&self, _user: Option<&str>, _transfer: &Transfer) -> Result<BytesOut> {
+        Err(Error::new(ErrorKind::Unsupported, "pull"))
+    }
+
+    /// Opens a stream of bytes into the sandbox: [`Transfer::Write`] or [`Transfer::TarIn`].
+    async fn push(&self, _user: Option<&str>, _transfer: &Transfer) -> Result<BytesIn> {
+        Err(Error::new(ErrorKind::Unsupported, "push"))
+    }
+
+    /// Tells what happens to files below `path` until the receiver is dropped.
+    async fn watch(&self, _user: Option<&str>, _path: &str, _recursive: bool) -> Result<mpsc::Receiver<WatchEvent>> {
+        Err(Error::new(ErrorKind::Unsupported, "watch"))
+    }
+
+    /// Runs a process that outlives every connection: it ends by itself, by a signal, by its time limit or with the
+    /// sandbox. Its last output is kept, bounded, for whoever attaches. Returns its process id inside, which names it.
+    async fn spawn(&self, _spec: &ExecSpec) -> Result<u32> {
+        Err(Error::new(ErrorKind::Unsupported, "spawn"))
+    }
+
+    /// What was spawned: those that run, and the last of those that ended, oldest first.
+    async fn spawned(&self) -> Result<Vec<Spawned>> {
+        Err(Error::new(ErrorKind::Unsupported, "spawned"))
+    }
+
+    /// Follows a spawned process: kept output from `from` on (what is no longer kept is skipped, which the offsets of the
+    /// chunks show), then live output, then its exit. Any number may follow; one that reads too slowly loses its place
+    /// ([`AttachOutput::Skipped`]) and holds up neither the process nor the others. Dropping it changes nothing.
+    async fn attach(&self, _pid: u32, _from: Offsets) -> Result<Attachment> {
+        Err(Error::new(ErrorKind::Unsupported, "attach"))
+    }
+}
+
+/// Bytes coming out of a sandbox; pieces of at most 64 KiB. Ends without an error only if everything was delivered.
+pub type BytesOut = mpsc::Receiver<Result<Bytes>>;
+
+/// Bytes going into a sandbox. What is dropped before [`BytesIn::finish`] leaves no trace there.
+#[async_trait]
+pub trait PushSink: Send {
+    /// Takes a piece; returns when there is room for the next.
+    async fn send(&mut self, bytes: Bytes) -> Result<()>;
+    /// All was sent: returns when it is in place.
+    async fn finish(self: Box<Self>) -> Result<Pushed>;
+}
+
+/// A boxed [`PushSink`].
+pub type BytesIn = Box<dyn PushSink>;
+
+/// What a push came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pushed {
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Files, directories and links made.
+    pub entries: u64,
+}
+
+/// A process that was spawned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spawned {
+    /// Process id inside, its name here.
+    pub pid: u32,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// When, by the sandbox's clock, milliseconds since 1970.
+    pub started_ms: i64,
+    /// How far its output has come.
+    pub written: Offsets,
+    /// Whether it has a terminal.
+    pub pty: bool,
+    /// How it ended, if it has.
+    pub exit: Option<Exit>,
+    /// Because its time was up.
+    pub timed_out: bool,
+}
+
+/// A follower of a spawned process.
+#[derive(Debug)]
+pub struct Attachment {
+    /// What is sent to the process.
+    pub input: mpsc::Sender<ExecInput>,
+    /// What comes from it.
+    pub output: mpsc::Receiver<AttachOutput>,
+}
+
+/// Something a spawned process says to one follower.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttachOutput {
+    /// Bytes it wrote.
+    Data(Chunk),
+    /// This follower was too slow, or came too late: bytes of this stream up to the offset are gone for it.
+    Skipped {
+        /// Which stream.
+        stream: StreamName,
+        /// Where it goes on.
+        to: u64,
+    },
+    /// It ended; everything kept was delivered before this.
+    Exited {
+        /// How.
+        exit: Exit,
+        /// Because its time was up.
+        timed_out: bool,
+    },
 }
 
 /// Output of a main process, in order, with its place in the stream.

@@ -14,19 +14,9 @@ use crate::{Cause, Exit, Isolation, LeaseState, Namespace, ProcessSpec, Resource
 fn spec(main: bool, timeout: Option<Duration>) -> SandboxSpec {
     let process = ProcessSpec { command: "app".into(), args: vec![], env: BTreeMap::new(), cwd: None, user: None };
     SandboxSpec {
-        namespace: Namespace::default_namespace(),
-        labels: BTreeMap::new(),
-        isolation: Isolation::Container,
-        root: RootSpec::Scratch,
-        artifact: None,
-        log_dir: None,
         main: main.then_some(process),
-        stop: StopSpec::default(),
-        resources: Resources::default(),
-        security: Security::default(),
-        network: Network::Isolated,
-        forwards: vec![],
         timeout,
+        ..SandboxSpec::new(Namespace::default_namespace(), Isolation::Container, RootSpec::Scratch)
     }
 }
 

@@ -202,18 +202,14 @@ fn sandbox_spec(config: &NodeConfig, admitted: &Admitted) -> Result<SandboxSpec,
         ));
     }
     let stop = StopSpec::default();
+    let root = match asked.template {
+        Some(Template::Host) => RootSpec::Host,
+        Some(Template::Scratch) => RootSpec::Scratch,
+        None if config.template == "scratch" => RootSpec::Scratch,
+        None => RootSpec::Host,
+    };
     Ok(SandboxSpec {
-        namespace: admitted.namespace.clone(),
         labels: BTreeMap::from([("workload".to_owned(), admitted.name.to_string())]),
-        isolation,
-        root: match asked.template {
-            Some(Template::Host) => RootSpec::Host,
-            Some(Template::Scratch) => RootSpec::Scratch,
-            None if config.template == "scratch" => RootSpec::Scratch,
-            None => RootSpec::Host,
-        },
-        artifact: None,
-        log_dir: None,
         main: Some(ProcessSpec {
             // Found at /local/<name>, or in the task directory where there is no sandbox.
             command: admitted.name.to_string(),
@@ -231,6 +227,7 @@ fn sandbox_spec(config: &NodeConfig, admitted: &Admitted) -> Result<SandboxSpec,
         network: if unsandboxed { Network::Host } else { Network::Isolated },
         forwards: forwards(config, asked.nats, unsandboxed)?,
         timeout: asked.timeout_ms.map(Duration::from_millis),
+        ..SandboxSpec::new(admitted.namespace.clone(), isolation, root)
     })
 }
 

@@ -403,18 +403,12 @@ fn read(path: &Path) -> std::result::Result<WorkloadRecord, String> {
 mod tests {
     use super::*;
     use moat_model::ProcessSpec;
-    use moat_model::spec::{Resources, RootSpec, Security, StopSpec};
+    use moat_model::spec::RootSpec;
     use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn record() -> WorkloadRecord {
         let spec = SandboxSpec {
-            namespace: Namespace::default_namespace(),
-            labels: BTreeMap::new(),
-            isolation: Isolation::Container,
-            root: RootSpec::Host,
-            artifact: None,
-            log_dir: None,
             main: Some(ProcessSpec {
                 command: "a".to_owned(),
                 args: Vec::new(),
@@ -422,12 +416,7 @@ mod tests {
                 cwd: None,
                 user: None,
             }),
-            stop: StopSpec::default(),
-            resources: Resources::default(),
-            security: Security::default(),
-            network: moat_model::spec::Network::Isolated,
-            forwards: Vec::new(),
-            timeout: None,
+            ..SandboxSpec::new(Namespace::default_namespace(), Isolation::Container, RootSpec::Host)
         };
         let name = WorkloadName::parse("a").unwrap();
         let new = NewWorkload {

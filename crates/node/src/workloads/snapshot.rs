@@ -50,6 +50,8 @@ impl Snapshot {
             template: match record.spec.root {
                 RootSpec::Host => Template::Host,
                 RootSpec::Scratch => Template::Scratch,
+                // No workload asks for one yet: its program comes from an object store.
+                RootSpec::Layers { .. } => Template::Scratch,
             },
             phase: phase(record, live),
             essential: record.essential,

@@ -1,0 +1,3 @@
+//! Failures at this crate's boundary.
+
+pub use moat_model::failure::{Error, Result};
