@@ -157,6 +157,10 @@ mod tests {
             network: Network::Isolated,
             forwards: Vec::new(),
             timeout: None,
+            idle_timeout: None,
+            on_timeout: Default::default(),
+            process: Default::default(),
+            origin: Default::default(),
         }
     }
 

@@ -302,6 +302,10 @@ pub fn spec(root: RootSpec) -> SandboxSpec {
         network: Network::Isolated,
         forwards: Vec::new(),
         timeout: None,
+        idle_timeout: None,
+        on_timeout: Default::default(),
+        process: Default::default(),
+        origin: Default::default(),
     }
 }
 
