@@ -34,6 +34,9 @@ pub struct Exec {
     /// Bytes for its standard input in base64, instead of `stdin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin_base64: Option<String>,
+    /// Leaves its standard input open for whoever attaches. Detached only, and not together with `stdin`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_stdin: bool,
     /// After this long it and everything it started is killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -132,8 +135,9 @@ pub enum ExecEvent {
         signal: Option<i32>,
         /// Its time was up.
         timed_out: bool,
-        /// How long it took.
-        duration_ms: f64,
+        /// How long it took; absent for one that had ended before it was followed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        duration_ms: Option<f64>,
     },
     /// The last: it was lost, because the sandbox ended for one.
     Failed {

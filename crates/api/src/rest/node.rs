@@ -82,3 +82,12 @@ pub struct SandboxStats {
     /// Times the kernel killed something in it for memory.
     pub oom_kills: u64,
 }
+
+/// What answers here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Version {
+    /// Of the daemon.
+    pub version: String,
+    /// Of this API: the `v1` of its paths.
+    pub api: String,
+}
