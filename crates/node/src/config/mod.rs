@@ -8,6 +8,8 @@ pub mod nex;
 pub mod raw;
 pub mod reference;
 mod resolve;
+pub mod service;
+mod service_reference;
 pub mod span;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 use zeroize::Zeroizing;
 
+pub use self::service::{ApiConfig, OciConfig, PoolConfig, PoolTemplate, SandboxesConfig};
 use crate::jetstream::HistoryConfig;
 
 /// A secret text: wiped when dropped, never shown.
@@ -143,6 +146,14 @@ pub struct NodeConfig {
     pub metrics_listen: Option<SocketAddr>,
     /// NATS address workloads may be led to, `host:port`.
     pub workload_nats: Option<String>,
+    /// REST.
+    pub api: ApiConfig,
+    /// Images.
+    pub oci: OciConfig,
+    /// Bounds on sandboxes made through the API.
+    pub sandboxes: SandboxesConfig,
+    /// Warm pools.
+    pub pool: PoolConfig,
     /// Started in this order when the node starts.
     pub autostart: Vec<AutostartConfig>,
     /// Whether workloads end with the daemon instead of outliving it.

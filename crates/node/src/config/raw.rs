@@ -7,6 +7,7 @@ use moat_drivers::container::ContainerConfig;
 use moat_drivers::process::ProcessConfig;
 use serde::Deserialize;
 
+use super::service::{RawAgent, RawApi, RawFirecracker, RawNetwork, RawOci, RawPool, RawSandboxes};
 use super::span::{Size, Span};
 use crate::jetstream::HistoryConfig;
 
@@ -50,6 +51,20 @@ pub struct RawConfig {
     pub container: ContainerConfig,
     #[serde(default)]
     pub process: ProcessConfig,
+    #[serde(default)]
+    pub api: RawApi,
+    #[serde(default)]
+    pub oci: RawOci,
+    #[serde(default)]
+    pub sandboxes: RawSandboxes,
+    #[serde(default)]
+    pub pool: RawPool,
+    #[serde(default)]
+    pub agent: RawAgent,
+    #[serde(default)]
+    pub firecracker: RawFirecracker,
+    #[serde(default)]
+    pub network: RawNetwork,
     #[serde(default)]
     pub autostart: Vec<RawAutostart>,
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::service_reference;
+
 /// One key.
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
@@ -26,7 +28,7 @@ pub struct Section {
     pub keys: &'static [Key],
 }
 
-const fn key(name: &'static str, shape: &'static str, default: &'static str, meaning: &'static str) -> Key {
+pub(super) const fn key(name: &'static str, shape: &'static str, default: &'static str, meaning: &'static str) -> Key {
     Key { name, shape, default, meaning }
 }
 
@@ -113,6 +115,13 @@ const TOP: &[Key] = &[
     key("history", "table", "", "See `[history]`."),
     key("container", "table", "", "See `[container]`."),
     key("process", "table", "", "See `[process]`."),
+    key("api", "table", "", "See `[api]`."),
+    key("oci", "table", "", "See `[oci]`."),
+    key("sandboxes", "table", "", "See `[sandboxes]`."),
+    key("pool", "table", "", "See `[pool]`."),
+    key("agent", "table", "", "See `[agent]`."),
+    key("firecracker", "table", "", "See `[firecracker]`."),
+    key("network", "table", "", "See `[network]`."),
     key("autostart", "list of tables", "", "See `[[autostart]]`."),
 ];
 
@@ -242,6 +251,22 @@ pub const SECTIONS: &[Section] = &[
     },
     Section { table: "container", about: "The container driver.", keys: CONTAINER },
     Section { table: "process", about: "The process driver: **no sandbox**.", keys: PROCESS },
+    Section { table: "api", about: "The REST API.", keys: service_reference::API },
+    Section { table: "oci", about: "Images and where they come from.", keys: service_reference::OCI },
+    Section {
+        table: "sandboxes",
+        about: "Bounds on sandboxes made through the API. Limits they do not name are those of `[resources]`.",
+        keys: service_reference::SANDBOXES,
+    },
+    Section {
+        table: "pool",
+        about: "Sandboxes that stand ready before they are asked for.",
+        keys: service_reference::POOL,
+    },
+    Section { table: "pool.templates", about: "The pool of one template.", keys: service_reference::POOL_TEMPLATES },
+    Section { table: "agent", about: "NanoBox's table.", keys: service_reference::AGENT },
+    Section { table: "firecracker", about: "NanoBox's table.", keys: service_reference::FIRECRACKER },
+    Section { table: "network", about: "NanoBox's table.", keys: service_reference::NETWORK },
     Section {
         table: "autostart",
         about: "Workloads started with the node, one table each, in order. They are signed with the node's own key, so only the holder of that key (the node's operator, from `<data_dir>/identity/node.nk`) can stop them over NATS.",
@@ -255,7 +280,9 @@ pub fn markdown() -> String {
     for section in SECTIONS {
         match section.table {
             "" => out.push_str("\n## Top level\n"),
-            "autostart" => out.push_str("\n## `[[autostart]]`\n"),
+            table @ ("autostart" | "pool.templates") => {
+                let _ = write!(out, "\n## `[[{table}]]`\n");
+            }
             table => {
                 let _ = write!(out, "\n## `[{table}]`\n");
             }
@@ -267,6 +294,10 @@ pub fn markdown() -> String {
         for key in section.keys {
             let _ = writeln!(out, "| `{}` | {} | {} | {} |", key.name, key.shape, key.default, key.meaning);
         }
+    }
+    out.push_str(NANOBOX);
+    for (name, why) in super::service::WITHOUT_EFFECT {
+        let _ = writeln!(out, "| `{name}` | {why} |");
     }
     out.push_str(NEX);
     for (name, needs) in super::nex::without_effect() {
@@ -284,6 +315,16 @@ Generated from `crates/node/src/config/reference.rs`; a test fails if they diffe
 named `.json`, or begins with a brace, is read as a Nex 0.2.7 node configuration instead (see the end).
 
 Sizes are numbers of bytes or texts such as `\"64MiB\"` and `\"10MB\"`; spans are texts such as `\"500ms\"`, `\"30s\"`, `\"5m\"`.
+";
+
+const NANOBOX: &str = "
+## NanoBox's TOML
+
+A `nanobox.toml` is read unchanged; its tables are among those above. These members have no effect, and each is named in the
+log with its reason:
+
+| member | why it has no effect |
+|---|---|
 ";
 
 const NEX: &str = "

@@ -8,6 +8,7 @@ use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 
 use super::raw::{RawAutostart, RawConfig, RawLimits, RawNats, RawResources, RawRestart};
+use super::service;
 use super::{
     AutostartConfig, ConfigError, DENIED_ALWAYS, DRIVER_NAMES, Limits, LogsConfig, NatsConfig, NodeConfig, Secret,
     WORKLOAD_TYPES,
@@ -50,6 +51,10 @@ pub(super) fn defaults() -> NodeConfig {
         artifact_cache_bytes_max: ARTIFACT_CACHE_BYTES,
         metrics_listen: None,
         workload_nats: None,
+        api: service::ApiConfig::default(),
+        oci: service::OciConfig::default(),
+        sandboxes: service::SandboxesConfig::default(),
+        pool: service::PoolConfig::default(),
         autostart: Vec::new(),
         stop_workloads: false,
         heartbeat_interval: HEARTBEAT,
@@ -79,6 +84,8 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
         drivers.push("process".to_owned());
     }
     let isolation = isolation(raw.isolation.as_deref(), &drivers)?;
+    notes.extend(service::notes(&raw.agent, &raw.firecracker, &raw.network, &raw.oci));
+    let sandboxes_max = sandboxes_max(raw.sandboxes_max.unwrap_or(SANDBOXES_MAX))?;
     let mut autostart = Vec::new();
     for (index, entry) in raw.autostart.into_iter().enumerate() {
         autostart.push(autostart_entry(entry).map_err(|(key, why)| (format!("autostart[{index}].{key}"), why))?);
@@ -86,7 +93,7 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
     Ok(NodeConfig {
         run_dir: absolute("run_dir", raw.run_dir.unwrap_or(base.run_dir))?,
         data_dir: absolute("data_dir", raw.data_dir.unwrap_or(base.data_dir))?,
-        name: raw.name,
+        name: service::name(raw.name, &raw.agent)?,
         nexus: raw.nexus.unwrap_or(base.nexus),
         nats: nats(raw.nats, base.nats)?,
         tags: tags(raw.tags)?,
@@ -106,11 +113,15 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
         artifact_cache_bytes_max: raw.artifact_cache_max.map_or(base.artifact_cache_bytes_max, |s| s.0),
         metrics_listen: metrics_listen(raw.metrics_listen)?,
         workload_nats: raw.workload_nats.map(workload_nats).transpose()?,
+        api: service::api(raw.api)?,
+        oci: service::oci(raw.oci)?,
+        sandboxes: service::sandboxes(raw.sandboxes)?,
+        pool: service::pool(raw.pool, sandboxes_max)?,
         autostart,
         stop_workloads: raw.stop_workloads.unwrap_or(base.stop_workloads),
         heartbeat_interval: heartbeat(raw.heartbeat_interval.map_or(base.heartbeat_interval, |s| s.0))?,
         uid_base: uid_base(raw.uid_base.unwrap_or(base.uid_base))?,
-        sandboxes_max: sandboxes_max(raw.sandboxes_max.unwrap_or(SANDBOXES_MAX))?,
+        sandboxes_max,
         agent_start_timeout: raw.agent_start_timeout.map(|s| s.0),
         notes,
     })

@@ -46,6 +46,16 @@ fn values_that_cannot_be_meant_name_their_key() {
         ("[nats]\ncreds = '/a'\ntoken = 't'", "nats"),
         ("[restart]\ndelay_initial = '1ms'", "restart.delay_initial"),
         ("[logs]\nfiles_max = 1", "logs.files_max"),
+        ("[api]\nlisten_addr = 'here'", "api.listen_addr"),
+        ("[oci]\ncache_dir = 'x'", "oci.cache_dir"),
+        ("[oci]\nparallel_layers = 0", "oci.parallel_layers"),
+        ("[oci]\ninsecure_registries = ['http://a']", "oci.insecure_registries"),
+        ("[pool]\nreplenish_interval_sec = 0", "pool.replenish_interval_sec"),
+        ("[[pool.templates]]\nname = 'a/b'\nmin_ready = 1\nmax_ready = 1", "pool.templates[0].name"),
+        ("[[pool.templates]]\nname = 'a'\nmin_ready = 2\nmax_ready = 1", "pool.templates[0].max_ready"),
+        ("[[pool.templates]]\nname = 'a'\nmin_ready = 2\nmax_ready = 1001", "pool.templates"),
+        ("[sandboxes]\ndefault_timeout_sec = 10\nmax_timeout_sec = 5", "sandboxes.default_timeout_sec"),
+        ("name = 'a'\n[agent]\nnode_id = 'b'", "agent.node_id"),
         ("[[autostart]]\nname = 'a.b'\nlocation = 'nats://B/k'", "autostart[0].name"),
         ("[[autostart]]\nname = 'a'\nlocation = 'file:///k'", "autostart[0].location"),
     ] {
@@ -114,7 +124,7 @@ fn broken_json_names_its_line() {
 fn keys_of(table: &str) -> Vec<String> {
     let text = match table {
         "" => "zzz = 1".to_owned(),
-        "autostart" => "[[autostart]]\nzzz = 1".to_owned(),
+        table @ ("autostart" | "pool.templates") => format!("[[{table}]]\nzzz = 1"),
         table => format!("[{table}]\nzzz = 1"),
     };
     let message = refusal(&text);
@@ -139,4 +149,83 @@ fn docs_config_is_up_to_date() {
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(written == reference::markdown(), "docs/config.md differs: cargo xtask gen writes it anew");
+}
+
+/// `nanobox.toml` as its README prints it.
+const NANOBOX: &str = r#"# nanobox.toml
+
+[api]
+listen_addr = "0.0.0.0:8080"
+
+[agent]
+node_id = "node-01"
+firecracker_bin = "/usr/local/bin/firecracker"
+rootfs_dir = "/var/lib/nanobox/rootfs"
+snapshot_dir = "/var/lib/nanobox/snapshots"
+
+[firecracker]
+kernel = "/var/lib/nanobox/kernels/vmlinux-fc"
+boot_args = "console=ttyS0 reboot=k panic=1 pci=off init=/sbin/nanobox-init"
+
+[network]
+bridge_name = "nanobox-br0"
+subnet = "10.100.0.0/16"
+host_iface = "eth0"
+
+[oci]
+cache_dir = "/var/lib/nanobox/oci-cache"
+init_binary = "/usr/local/lib/nanobox/nanobox-init"
+dns_server = "10.100.0.1"
+
+[pool]
+replenish_interval_sec = 5
+max_idle_sec = 600
+
+[[pool.templates]]
+name = "node22"
+min_ready = 3
+max_ready = 10
+"#;
+
+#[test]
+fn nanobox_toml_is_accepted_unchanged_and_what_has_no_effect_is_named() {
+    let config = toml(NANOBOX).unwrap();
+    assert_eq!(config.api, ApiConfig { listen: vec!["0.0.0.0:8080".parse().unwrap()], explicit: true });
+    assert_eq!(config.name.as_deref(), Some("node-01"));
+    assert_eq!(config.oci.cache_dir, Some(PathBuf::from("/var/lib/nanobox/oci-cache")));
+    assert_eq!(
+        (config.pool.replenish_interval, config.pool.max_idle),
+        (Duration::from_secs(5), Duration::from_secs(600))
+    );
+    let pool = PoolTemplate { name: "node22".to_owned(), min_ready: 3, max_ready: 10, image: None };
+    assert_eq!(config.pool.templates, [pool]);
+    let (mut keys, mut table) = (Vec::new(), String::new());
+    for line in NANOBOX.lines() {
+        match (line.strip_prefix('['), line.split_once(" = ")) {
+            (Some(name), _) => table = name.trim_matches(['[', ']']).to_owned(),
+            (None, Some((key, _))) => keys.push(format!("{table}.{key}")),
+            _ => {}
+        }
+    }
+    let works = ["api.listen_addr", "agent.node_id", "oci.cache_dir", "pool.", "pool.templates."];
+    for key in keys.iter().filter(|k| !works.iter().any(|w| k.starts_with(w))) {
+        let noted = |n: &&String| n.starts_with(&format!("{key} has no effect on this node because "));
+        assert_eq!(config.notes.iter().filter(noted).count(), 1, "{key}: {:?}", config.notes);
+    }
+    assert_eq!(config.notes.len(), 10);
+    assert!(toml(&NANOBOX.replace("bridge_name", "bridge_nam")).is_err());
+}
+
+#[test]
+fn the_tables_of_the_api_have_defaults_and_an_off() {
+    let config = toml("").unwrap();
+    assert_eq!((config.api.listen.len(), config.api.explicit), (1, false));
+    assert!(config.api.listen[0].ip().is_loopback());
+    assert_eq!(config.sandboxes.default_timeout, Some(Duration::from_secs(3600)));
+    assert!(toml("[api]\nlisten_addr = []").unwrap().api.listen.is_empty());
+    let two = toml("[api]\nlisten_addr = ['localhost:1', '[::1]:2']").unwrap().api.listen;
+    assert_eq!(two, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+    let bounded = toml("[sandboxes]\nmax_timeout_sec = 60").unwrap().sandboxes;
+    assert_eq!(bounded.default_timeout, Some(Duration::from_secs(60)));
+    assert_eq!(toml("[sandboxes]\ndefault_timeout_sec = 0").unwrap().sandboxes.default_timeout, None);
 }

@@ -1,5 +1,7 @@
 //! Templates by name: warmed up from images in the background, versioned, never changed under a running sandbox.
 
+mod names;
+
 use moat_api::rest::image::{Collected, Image, ImageList, PullImage};
 use moat_api::rest::template::{Template, TemplateList, Warmup, WarmupStatus};
 use moat_image::progress::Progress;
@@ -100,4 +102,9 @@ impl Templates {
 
 fn not_yet() -> Error {
     Error::new(ErrorKind::Unsupported, "templates")
+}
+
+/// Says why a text cannot name the template of a pool: the rule of [`names::check`], with `host` and `scratch` allowed.
+pub(crate) fn check_pool_name(name: &str) -> std::result::Result<(), String> {
+    names::check(name)
 }

@@ -11,7 +11,7 @@ use moat_engine::Registry;
 use moat_engine::fake::{FakeConfig, FakeWorld};
 use moat_model::claims::{self, ClaimsSpec};
 use moat_model::{Timestamp, WorkloadName, seal};
-use moat_node::config::{NatsConfig, NodeConfig};
+use moat_node::config::{ApiConfig, NatsConfig, NodeConfig};
 use moat_node::daemon::Node;
 use moat_testkit::{NatsServer, Release};
 use nkeys::{KeyPair, XKey};
@@ -47,6 +47,7 @@ impl Rig {
             run_dir: dir.path().join("run"),
             data_dir: dir.path().join("data"),
             nats: NatsConfig { servers: vec![nats.url()], ..NatsConfig::default() },
+            api: ApiConfig::off(),
             ..NodeConfig::default()
         };
         configure(&mut config);

@@ -1,0 +1,65 @@
+//! The tables of [`service`](super::service) described.
+
+use super::reference::{Key, key};
+
+pub(super) const API: &[Key] = &[key(
+    "listen_addr",
+    "`host:port`, or a list of them",
+    "`127.0.0.1:8080`",
+    "Where REST is served; `[]`: nowhere. An address others can reach is refused at start as long as there is no API key. The default address is given up with a warning if it is taken; one that is written here must be free.",
+)];
+
+pub(super) const OCI: &[Key] = &[
+    key("cache_dir", "path", "`images` in `data_dir`", "Images, their root files and the layers of snapshots."),
+    key(
+        "insecure_registries",
+        "list of `host[:port]`",
+        "`[]`",
+        "Registries spoken to in plain HTTP. Loopback ones always are, if they do not speak TLS.",
+    ),
+    key("mirrors", "table of lists", "none", "Registry to the mirrors asked before it, `host[:port]` each."),
+    key("docker_config", "path", "none", "`config.json` of docker, with credentials and credential helpers."),
+    key("cache_max", "size", "`0`: none", "Bytes of images kept that nothing uses; the oldest goes first."),
+    key("parallel_layers", "1 to 32", "`4`", "Layers fetched at the same time."),
+    key("init_binary", "path", "none", "NanoBox's; no effect (see the end)."),
+    key("dns_server", "address", "none", "NanoBox's; no effect (see the end)."),
+];
+
+pub(super) const SANDBOXES: &[Key] = &[
+    key("default_timeout_sec", "seconds", "`3600`", "Life span of a sandbox whose creator names none; `0`: no end."),
+    key("max_timeout_sec", "seconds", "`0`: none", "Longest life span a creator may ask for."),
+    key("max_per_namespace", "number", "`0`: none", "Most sandboxes of one namespace at a time."),
+    key("keep_ended_sec", "seconds", "`3600`", "How long an ended sandbox is remembered and can be explained."),
+    key("keep_ended_max", "number", "`10000`", "How many of them; the oldest goes first."),
+];
+
+pub(super) const POOL: &[Key] = &[
+    key("replenish_interval_sec", "1 to 3600", "`5`", "How often pools are looked after; a claim fills at once."),
+    key("max_idle_sec", "seconds", "`600`", "Members above `min_ready` end after this long."),
+    key("templates", "list of tables", "", "See `[[pool.templates]]`."),
+];
+
+pub(super) const POOL_TEMPLATES: &[Key] = &[
+    key("name", "text", "required", "Template, `host` and `scratch` among them."),
+    key("min_ready", "number", "required", "Sandboxes kept ready at least."),
+    key("max_ready", "number", "required", "Sandboxes kept ready at most."),
+    key("image", "image reference", "none", "Image the template is warmed up from when the node starts."),
+];
+
+pub(super) const AGENT: &[Key] = &[
+    key("node_id", "text", "none", "The same as `name`."),
+    key("firecracker_bin", "path", "none", "No effect (see the end)."),
+    key("rootfs_dir", "path", "none", "No effect (see the end)."),
+    key("snapshot_dir", "path", "none", "No effect (see the end)."),
+];
+
+pub(super) const FIRECRACKER: &[Key] = &[
+    key("kernel", "path", "none", "No effect (see the end)."),
+    key("boot_args", "text", "none", "No effect (see the end)."),
+];
+
+pub(super) const NETWORK: &[Key] = &[
+    key("bridge_name", "text", "none", "No effect (see the end)."),
+    key("subnet", "text", "none", "No effect (see the end)."),
+    key("host_iface", "text", "none", "No effect (see the end)."),
+];
