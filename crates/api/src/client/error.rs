@@ -23,17 +23,24 @@ pub struct Error {
     /// Why it failed.
     #[source]
     pub source: Source,
+    /// What would help, if that is known.
+    pub hint: Option<String>,
 }
 
 impl Error {
     /// A failure of `kind` while `doing`.
     pub fn new(kind: ErrorKind, doing: impl Into<String>, source: impl Into<Source>) -> Self {
-        Self { kind, doing: doing.into(), source: source.into() }
+        Self { kind, doing: doing.into(), source: source.into(), hint: None }
+    }
+
+    /// The same with advice.
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 
     /// A node said no.
     pub(super) fn refused(doing: &str, error: WireError) -> Self {
-        Self { kind: error.kind, doing: doing.to_owned(), source: error.into() }
+        Self::new(error.kind, doing, error)
     }
 
     pub(super) fn from_request(doing: &str, error: RequestError, timeout: Duration) -> Self {

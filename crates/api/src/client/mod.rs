@@ -1,6 +1,7 @@
 //! The Rust client: everything a `moat` command line, a test or another program does to nodes goes through here.
 //!
-//! A [`Client`] is cheap to clone and holds one NATS connection. Every call has a deadline; every failure has a kind.
+//! A [`Client`] is cheap to clone and holds one NATS connection; a [`rest::RestClient`] speaks the REST API of one node.
+//! Every call has a deadline; every failure has a kind.
 
 mod artifacts;
 mod deploy;
@@ -9,6 +10,7 @@ mod error;
 mod exec;
 mod feeds;
 mod operate;
+pub mod rest;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
