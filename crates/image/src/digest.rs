@@ -27,6 +27,11 @@ impl Digest {
         Self(bytes)
     }
 
+    /// The hash itself.
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// The 64 hex digits: a safe file name.
     pub fn hex(&self) -> String {
         hex::encode(self.0)

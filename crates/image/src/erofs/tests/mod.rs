@@ -1,0 +1,4 @@
+//! Roots that are mounted, and archives that are refused.
+
+mod mounted;
+mod tars;
