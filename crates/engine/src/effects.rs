@@ -1,14 +1,16 @@
 //! Doing what a step asked for: one future for each effect, bounded in time, whose result is a fact.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moat_agent::protocol::MainState;
 use moat_model::lifecycle::{Deadlines, Effect, Fact, MainSeen};
+use moat_model::spec::Resources;
 use moat_model::{ErrorKind, ProcessSpec, Resource};
 
-use crate::driver::{Driver, Record, Recovered};
+use crate::driver::{Captured, Driver, Record, Recovered};
 use crate::error::{Error, Result};
 use crate::guest::Guest;
 use crate::record::SandboxRecord;
@@ -24,6 +26,8 @@ pub enum Outcome {
     Created(Record),
     /// The agent.
     AgentReady(Arc<dyn Guest>),
+    /// What was kept of its files.
+    Captured(Captured),
     /// The agent, found again.
     Adopted(Arc<dyn Guest>, MainSeen),
 }
@@ -48,6 +52,8 @@ pub async fn perform(effect: Effect, context: Context) -> Outcome {
         Effect::StartMain => start_main(&context).await,
         Effect::Freeze => freeze(&context, limits).await,
         Effect::Thaw => thaw(&context, limits).await,
+        Effect::Capture(into) => capture(&context, &into, limits).await,
+        Effect::Retune(resources) => retune(&context, &resources, limits).await,
         Effect::Destroy { polite } => destroy(&context, polite, limits).await,
         Effect::Measure => measure(&context, limits).await,
         Effect::Release(resource) => release(&context, resource, limits).await,
@@ -60,7 +66,9 @@ pub async fn perform(effect: Effect, context: Context) -> Outcome {
             },
             Err(error) => Outcome::Fact(Fact::SignalFailed(error.chain())),
         },
-        Effect::AbandonStart | Effect::WatchAgent | Effect::WatchMain | Effect::Forget => Outcome::Fact(Fact::Ticked),
+        Effect::AbandonStart | Effect::AbandonCapture | Effect::WatchAgent | Effect::WatchMain | Effect::Forget => {
+            Outcome::Fact(Fact::Ticked)
+        }
     }
 }
 
@@ -72,12 +80,16 @@ pub fn failure(effect: &Effect, detail: String) -> Fact {
         Effect::StartMain => Fact::MainStartFailed(detail),
         Effect::Freeze => Fact::FreezeFailed(detail),
         Effect::Thaw => Fact::ThawFailed(detail),
+        Effect::Capture(_) => Fact::CaptureFailed(detail),
+        Effect::Retune(_) => Fact::RetuneFailed(detail),
         Effect::Destroy { .. } => Fact::DestroyFailed(detail),
         Effect::Measure => Fact::Measured { oom_kills: None },
         Effect::Release(resource) => Fact::ReleaseFailed(resource.clone(), detail),
         Effect::Recover { .. } => Fact::RecoverFailed(detail),
         Effect::Signal(_) => Fact::SignalFailed(detail),
-        Effect::AbandonStart | Effect::WatchAgent | Effect::WatchMain | Effect::Forget => Fact::Ticked,
+        Effect::AbandonStart | Effect::AbandonCapture | Effect::WatchAgent | Effect::WatchMain | Effect::Forget => {
+            Fact::Ticked
+        }
     }
 }
 
@@ -126,10 +138,11 @@ async fn start_agent(context: &Context) -> Outcome {
 async fn start_main(context: &Context) -> Outcome {
     let start = async {
         let guest = context.guest()?;
-        let Some(process) = &context.record.state.spec.main else {
+        let spec = &context.record.state.spec;
+        let Some(process) = &spec.main else {
             return Err(Error::new(ErrorKind::Internal, "start main: the spec has none"));
         };
-        start_main_once(guest.as_ref(), process).await
+        start_main_once(guest.as_ref(), &spec.process.applied_to(process)).await
     };
     match start.await {
         Ok(()) => Outcome::Fact(Fact::MainStarted),
@@ -159,7 +172,7 @@ async fn start_main_once(guest: &dyn Guest, process: &ProcessSpec) -> Result<()>
 
 async fn freeze(context: &Context, limits: Deadlines) -> Outcome {
     let freeze = async {
-        let Some(freezer) = context.driver.freezer() else { return Err(no_freezer(context)) };
+        let Some(freezer) = context.driver.freezer() else { return Err(cannot(context, "pause", "freeze")) };
         freezer.freeze(context.driver_record()?).await
     };
     match bounded(limits.effect, "freeze", freeze).await {
@@ -170,7 +183,7 @@ async fn freeze(context: &Context, limits: Deadlines) -> Outcome {
 
 async fn thaw(context: &Context, limits: Deadlines) -> Outcome {
     let thaw = async {
-        let Some(freezer) = context.driver.freezer() else { return Err(no_freezer(context)) };
+        let Some(freezer) = context.driver.freezer() else { return Err(cannot(context, "pause", "freeze")) };
         freezer.thaw(context.driver_record()?).await
     };
     match bounded(limits.effect, "thaw", thaw).await {
@@ -179,9 +192,31 @@ async fn thaw(context: &Context, limits: Deadlines) -> Outcome {
     }
 }
 
-fn no_freezer(context: &Context) -> Error {
+async fn capture(context: &Context, into: &Path, limits: Deadlines) -> Outcome {
+    let capture = async {
+        let Some(capturer) = context.driver.capturer() else { return Err(cannot(context, "capture", "keep files")) };
+        capturer.capture(context.driver_record()?, into).await
+    };
+    match bounded(limits.capture, "capture", capture).await {
+        Ok(captured) => Outcome::Captured(captured),
+        Err(error) => Outcome::Failed(Fact::CaptureFailed(error.chain()), error.kind),
+    }
+}
+
+async fn retune(context: &Context, resources: &Resources, limits: Deadlines) -> Outcome {
+    let tune = async {
+        let Some(tuner) = context.driver.tuner() else { return Err(cannot(context, "resources", "change limits")) };
+        tuner.tune(context.driver_record()?, resources).await
+    };
+    match bounded(limits.effect, "set limits", tune).await {
+        Ok(()) => Outcome::Fact(Fact::Retuned),
+        Err(error) => Outcome::Failed(Fact::RetuneFailed(error.chain()), error.kind),
+    }
+}
+
+fn cannot(context: &Context, what: &str, ability: &str) -> Error {
     let driver = &context.record.state.driver;
-    Error::new(ErrorKind::Unsupported, format!("pause: driver {driver} cannot freeze a sandbox"))
+    Error::new(ErrorKind::Unsupported, format!("{what}: driver {driver} cannot {ability}"))
 }
 
 /// The agent is asked first so that it can end in good order; then the driver makes sure.

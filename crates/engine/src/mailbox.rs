@@ -1,17 +1,18 @@
 //! How the rest of the engine speaks to an actor, and what it may know without speaking.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use moat_model::lifecycle::{Request, SandboxView, State, Step};
-use moat_model::spec::StopSpec;
-use moat_model::{ErrorKind, SandboxId};
+use moat_model::spec::{ClaimSpec, StopSpec};
+use moat_model::{ErrorKind, SandboxId, SandboxSpec};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{Driver, Record};
+use crate::driver::{Captured, Driver, Record};
 use crate::error::{Error, Result};
 use crate::guest::Guest;
 
@@ -36,11 +37,34 @@ pub enum Ask {
     },
     /// Freeze or thaw. Answered when it has come to something.
     Freeze {
-        /// Freeze, or else thaw.
-        freeze: bool,
+        /// Pause or resume.
+        request: Request,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<SandboxView>>,
     },
+    /// Give it a new life span. Answered at once.
+    Keepalive {
+        /// How long.
+        request: Request,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<SandboxView>>,
+    },
+    /// Take it out of its pool. Answered when its new limits are in force.
+    Claim {
+        /// What it becomes.
+        claim: Box<ClaimSpec>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<SandboxView>>,
+    },
+    /// Keep its files. Answered when that is done and it goes on, or was given up.
+    Capture {
+        /// Where to.
+        into: PathBuf,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Captured>>,
+    },
+    /// It is in use.
+    Touch,
     /// The agent, if it may be used now.
     Guest {
         /// Where the answer goes.
@@ -78,11 +102,14 @@ impl Inbox {
             queue.close();
             while let Ok(ask) = queue.try_recv() {
                 match ask {
-                    Ask::Freeze { reply, .. } => drop(reply.send(Err(gone(id)))),
+                    Ask::Freeze { reply, .. } | Ask::Keepalive { reply, .. } | Ask::Claim { reply, .. } => {
+                        drop(reply.send(Err(gone(id))));
+                    }
+                    Ask::Capture { reply, .. } => drop(reply.send(Err(gone(id)))),
                     Ask::Guest { reply } => drop(reply.send(Err(gone(id)))),
                     Ask::Driver { reply } => drop(reply.send(Err(gone(id)))),
                     // Dropping the sender of these says the same.
-                    Ask::End { .. } | Ask::Explain { .. } => {}
+                    Ask::End { .. } | Ask::Explain { .. } | Ask::Touch => {}
                 }
             }
         }
@@ -94,6 +121,8 @@ impl Inbox {
 pub struct Signals {
     /// The sandbox as it is.
     pub views: Arc<watch::Sender<SandboxView>>,
+    /// The sandbox as asked for.
+    pub specs: Arc<watch::Sender<Arc<SandboxSpec>>>,
     /// Its record is gone.
     pub forgotten: CancellationToken,
     /// In which way its start failed first.
@@ -114,10 +143,11 @@ impl Once {
 }
 
 impl Signals {
-    /// Signals that begin with this view.
-    pub fn new(view: SandboxView) -> Self {
+    /// Signals that begin with this state.
+    pub fn new(state: &State) -> Self {
         Self {
-            views: Arc::new(watch::Sender::new(view)),
+            views: Arc::new(watch::Sender::new(state.view())),
+            specs: Arc::new(watch::Sender::new(Arc::clone(&state.spec))),
             forgotten: CancellationToken::new(),
             failure: Arc::default(),
             uids_freed: Arc::default(),
@@ -178,9 +208,34 @@ impl Handle {
         self.ask(queue, |reply| Ask::End { request, reply }).await
     }
 
-    /// Freezes or thaws; returns when that has come to something.
-    pub async fn freeze(&self, freeze: bool) -> Result<SandboxView> {
-        self.ask(&self.other, |reply| Ask::Freeze { freeze, reply }).await?
+    /// Pauses or resumes; returns when that has come to something.
+    pub async fn freeze(&self, request: Request) -> Result<SandboxView> {
+        self.ask(&self.other, |reply| Ask::Freeze { request, reply }).await?
+    }
+
+    /// Gives it a new life span.
+    pub async fn keepalive(&self, request: Request) -> Result<SandboxView> {
+        self.ask(&self.other, |reply| Ask::Keepalive { request, reply }).await?
+    }
+
+    /// Takes it out of its pool; returns when its new limits are in force.
+    pub async fn claim(&self, claim: Box<ClaimSpec>) -> Result<SandboxView> {
+        self.ask(&self.other, |reply| Ask::Claim { claim, reply }).await?
+    }
+
+    /// Keeps its files, within `limit`.
+    pub async fn capture(&self, into: PathBuf, limit: Duration) -> Result<Captured> {
+        self.ask_within(limit, &self.other, |reply| Ask::Capture { into, reply }).await?
+    }
+
+    /// Notes that it is in use. A full mailbox is full of uses.
+    pub fn touch(&self) {
+        let _ = self.other.try_send(Ask::Touch);
+    }
+
+    /// The sandbox as asked for.
+    pub fn spec(&self) -> Arc<SandboxSpec> {
+        Arc::clone(&self.signals.specs.borrow())
     }
 
     /// The agent, if it may be used now.
@@ -199,12 +254,21 @@ impl Handle {
     }
 
     async fn ask<T>(&self, queue: &mpsc::Sender<Ask>, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T> {
+        self.ask_within(ANSWER_WITHIN, queue, ask).await
+    }
+
+    async fn ask_within<T>(
+        &self,
+        limit: Duration,
+        queue: &mpsc::Sender<Ask>,
+        ask: impl FnOnce(oneshot::Sender<T>) -> Ask,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let asking = async {
             queue.send(ask(reply)).await.map_err(|_| gone(&self.id))?;
             answer.await.map_err(|_| gone(&self.id))
         };
-        match tokio::time::timeout(ANSWER_WITHIN, asking).await {
+        match tokio::time::timeout(limit, asking).await {
             Ok(answer) => answer,
             Err(_) => {
                 Err(Error::new(ErrorKind::Unavailable, format!("sandbox {}: its actor does not answer", self.id)))

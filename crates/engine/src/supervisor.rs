@@ -26,18 +26,18 @@ use futures::FutureExt;
 use moat_agent::protocol::GuestProcess;
 pub use moat_model::lifecycle::Deadlines;
 use moat_model::lifecycle::{Event, Fact, PhaseName, Request, SandboxView, State, Step, step};
-use moat_model::spec::{ExecSpec, StopSpec};
-use moat_model::{Cause, ErrorKind, Isolation, Resource, SandboxId, SandboxSpec};
+use moat_model::spec::{ClaimSpec, ExecSpec, OnTimeout, StopSpec};
+use moat_model::{Cause, ErrorKind, Isolation, Resource, SandboxId, SandboxSpec, Timestamp};
 
 use tokio::time::Instant;
 
 use crate::absent::AbsentDriver;
-use crate::actor::{Actor, Shared};
+use crate::actor::{Actor, Shared, capture_within};
 use crate::allocator::{UIDS_PER_BLOCK, UidAllocator};
 use crate::clock::Clock;
-use crate::driver::{Driver, Place, Usage};
+use crate::driver::{Captured, Driver, Place, Usage};
 use crate::error::{Error, Result};
-use crate::guest::ExecSession;
+use crate::guest::{ExecSession, Guest};
 use crate::mailbox::{Handle, Signals, mailbox};
 use crate::outlet::Outlet;
 use crate::record::{FileStore, RECORD_VERSION, SandboxRecord, Store};
@@ -158,14 +158,14 @@ impl Engine {
 
     /// Says which field of `spec` cannot be honoured here.
     pub fn validate(&self, spec: &SandboxSpec) -> Result<()> {
-        self.inner.drivers.pick(spec)?.validate(spec)
+        validate(self.inner.drivers.pick(spec)?.as_ref(), spec)
     }
 
     /// Creates a sandbox; returns when its main process runs, or its agent is ready if it has none. After an error, which
     /// carries stage and cause, nothing of it is left.
     pub async fn create(&self, id: SandboxId, spec: SandboxSpec) -> Result<SandboxView> {
         let driver = self.inner.drivers.pick(&spec)?;
-        driver.validate(&spec)?;
+        validate(driver.as_ref(), &spec)?;
         let handle = self.begin(id, spec, driver)?;
         let limits = self.inner.config.deadlines;
         let deadline = Instant::now() + limits.create + limits.agent + limits.main + limits.effect;
@@ -217,12 +217,36 @@ impl Engine {
 
     /// Freezes it; resolves when nothing in it is scheduled any more.
     pub async fn pause(&self, id: &SandboxId) -> Result<SandboxView> {
-        self.handle(id)?.freeze(true).await
+        self.handle(id)?.freeze(Request::Pause).await
     }
 
-    /// Lets it go on.
+    /// Lets it go on, with what was left of its life span. Paused for a time limit, it gets its spec's span again.
     pub async fn resume(&self, id: &SandboxId) -> Result<SandboxView> {
-        self.handle(id)?.freeze(false).await
+        self.handle(id)?.freeze(Request::Resume { timeout: None }).await
+    }
+
+    /// Lets it go on with this life span. One that runs already gets it too, if that is no shorter than what it has.
+    pub async fn resume_for(&self, id: &SandboxId, timeout: Duration) -> Result<SandboxView> {
+        self.handle(id)?.freeze(Request::Resume { timeout: Some(timeout) }).await
+    }
+
+    /// Gives it a life span from now: `span`, or its spec's. Never less than it has, unless `shorten` says so. A sandbox
+    /// without a time limit gets one only if `span` is given; one that is paused will have it when it is resumed.
+    pub async fn keepalive(&self, id: &SandboxId, span: Option<Duration>, shorten: bool) -> Result<SandboxView> {
+        self.handle(id)?.keepalive(Request::Keepalive { span, shorten }).await
+    }
+
+    /// Makes a member of a pool somebody's; returns when its new limits are in force. Of two claims one wins, the other
+    /// is a `Conflict`. After any other failure the member was either untouched or is being ended.
+    pub async fn claim(&self, id: &SandboxId, claim: ClaimSpec) -> Result<SandboxView> {
+        self.handle(id)?.claim(Box::new(claim)).await
+    }
+
+    /// Keeps what was changed in its file system in the new file `into`, while it stands still. Ending it meanwhile gives
+    /// this up at once. After an error what is at `into` is the caller's to remove.
+    pub async fn capture(&self, id: &SandboxId, into: PathBuf) -> Result<Captured> {
+        let limits = self.inner.config.deadlines;
+        self.handle(id)?.capture(into, capture_within(limits.effect, limits.capture)).await
     }
 
     /// Ends it, from whatever phase, and forgets its record; resolves when it is forgotten.
@@ -231,9 +255,31 @@ impl Engine {
         self.delete_within(&handle, self.down_within(Duration::ZERO)).await
     }
 
-    /// Runs another process in it.
+    /// Runs another process in it, its defaults filled in. Counts as use.
     pub async fn exec(&self, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
-        self.handle(id)?.guest().await?.exec(spec).await
+        let handle = self.handle(id)?;
+        let guest = handle.guest().await?;
+        let process = handle.spec().process.applied_to(&spec.process);
+        guest.exec(&ExecSpec { process, ..spec.clone() }).await
+    }
+
+    /// Its agent, for files and everything else inside. Counts as use; one that is paused is a `Conflict` that says so.
+    /// Processes started through it get no defaults: see [`Engine::spec`].
+    pub async fn guest(&self, id: &SandboxId) -> Result<Arc<dyn Guest>> {
+        self.handle(id)?.guest().await
+    }
+
+    /// What it was asked to be; a claim changes it.
+    pub fn spec(&self, id: &SandboxId) -> Option<Arc<SandboxSpec>> {
+        self.table().get(id).map(Handle::spec)
+    }
+
+    /// Notes that it is in use: for those who hold something open in it.
+    pub fn touch(&self, id: &SandboxId) {
+        let handle = self.table().get(id).cloned();
+        if let Some(handle) = handle {
+            handle.touch();
+        }
     }
 
     /// Lists its processes.
@@ -260,6 +306,16 @@ impl Engine {
     /// Lets go of every sandbox: the daemon stops, they live on.
     pub async fn detach(self) {
         self.inner.tasks.end(DETACH_WITHIN).await;
+    }
+
+    /// This moment, by the clock that deadlines go by.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.inner.shared.clock.now()
+    }
+
+    /// When a moment comes, for a timer.
+    pub(crate) fn instant(&self, at: Timestamp) -> Instant {
+        self.inner.shared.clock.instant(at)
     }
 
     /// Blocks of user ids that are taken.
@@ -335,7 +391,7 @@ impl Engine {
         let id = record.state.id.clone();
         // What is shown from the first moment is what the actor is about to make of it: never the belief of a dead daemon.
         let (soon, _) = step(&record.state, Event::new(self.inner.shared.clock.now(), first.clone()));
-        let signals = Signals::new(soon.view());
+        let signals = Signals::new(&soon);
         let holds_uids = |r: &Resource| matches!(r, Resource::UidRange { .. });
         let planned = matches!(&first, Fact::Planned(resources) if resources.iter().any(holds_uids));
         if !planned && !record.state.leases.iter().any(|lease| holds_uids(&lease.resource)) {
@@ -409,6 +465,15 @@ impl Engine {
         let forgotten = handle.signals.forgotten.cancelled();
         tokio::time::timeout(limit, forgotten).await.map_err(|_| still_ending(handle))
     }
+}
+
+fn validate(driver: &dyn Driver, spec: &SandboxSpec) -> Result<()> {
+    let limited = spec.timeout.is_some() || spec.idle_timeout.is_some();
+    if limited && spec.on_timeout == OnTimeout::Pause && driver.freezer().is_none() {
+        let why = format!("driver {} cannot pause; leave it at kill", driver.describe().name);
+        return Err(Error::invalid("on_timeout", why));
+    }
+    driver.validate(spec)
 }
 
 fn not_created(handle: &Handle) -> Error {

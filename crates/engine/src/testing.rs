@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use moat_agent::protocol::{Offsets, StreamName};
 use moat_model::lifecycle::{Deadlines, SandboxView, State};
-use moat_model::spec::{Network, Resources, RootSpec, Security, StopSpec};
+use moat_model::spec::RootSpec;
 use moat_model::{ErrorKind, Isolation, Namespace, ProcessSpec, SandboxId, SandboxSpec, Timestamp};
 
 use crate::driver::Place;

@@ -51,8 +51,12 @@ pub enum Cause {
     StopTimedOut,
     /// A user asked for it to be killed.
     Killed,
-    /// Its time limit passed.
-    TimedOut,
+    /// A time limit of it passed.
+    TimedOut {
+        /// Which.
+        #[serde(default)]
+        limit: TimeLimit,
+    },
     /// The agent inside died or stopped answering.
     AgentLost {
         /// What was observed.
@@ -72,6 +76,26 @@ pub enum Cause {
     },
 }
 
+/// A limit on the time of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeLimit {
+    /// Its life span.
+    #[default]
+    Absolute,
+    /// Its time without use.
+    Idle,
+}
+
+impl std::fmt::Display for TimeLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Absolute => "time limit",
+            Self::Idle => "idle time limit",
+        })
+    }
+}
+
 impl Cause {
     /// One line for people.
     pub fn message(&self) -> String {
@@ -81,7 +105,7 @@ impl Cause {
             Self::Stopped => "stopped".to_owned(),
             Self::StopTimedOut => "killed: did not stop within its grace period".to_owned(),
             Self::Killed => "killed".to_owned(),
-            Self::TimedOut => "killed: time limit reached".to_owned(),
+            Self::TimedOut { limit } => format!("killed: {limit} reached"),
             Self::AgentLost { detail } => format!("agent lost: {detail}"),
             Self::Lost { detail } => format!("lost: {detail}"),
             Self::StartFailed { stage, detail } => format!("failed to start: {stage}: {detail}"),

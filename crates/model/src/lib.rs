@@ -21,7 +21,7 @@ pub mod units;
 pub mod workload;
 
 pub use error::ErrorKind;
-pub use exit::{Cause, Exit};
+pub use exit::{Cause, Exit, TimeLimit};
 pub use id::{Namespace, NodeId, SandboxId, WorkloadId, WorkloadName};
 pub use isolation::Isolation;
 pub use lease::{Lease, LeaseState, Resource};

@@ -402,6 +402,24 @@ pub struct Resources {
     pub nofile: Option<u64>,
 }
 
+impl Resources {
+    /// These limits, and where they say nothing those of `beneath`.
+    #[must_use]
+    pub fn over(&self, beneath: &Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.or(beneath.memory_bytes),
+            memory_reserve_bytes: self.memory_reserve_bytes.or(beneath.memory_reserve_bytes),
+            cpu_weight: self.cpu_weight.or(beneath.cpu_weight),
+            cpu_quota_millis: self.cpu_quota_millis.or(beneath.cpu_quota_millis),
+            cpuset: self.cpuset.clone().or_else(|| beneath.cpuset.clone()),
+            pids_max: self.pids_max.or(beneath.pids_max),
+            disk_bytes: self.disk_bytes.or(beneath.disk_bytes),
+            secrets_bytes: self.secrets_bytes.or(beneath.secrets_bytes),
+            nofile: self.nofile.or(beneath.nofile),
+        }
+    }
+}
+
 /// Privileges inside the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use moat_agent::protocol::StreamName;
 use moat_model::lifecycle::PhaseName;
 use moat_model::spec::{ExecSpec, Signal, StopSpec};
-use moat_model::{Cause, ErrorKind, Exit, Isolation};
+use moat_model::{Cause, ErrorKind, Exit, Isolation, TimeLimit};
 use tokio::time::Instant;
 
 use super::{bench, open};
@@ -77,7 +77,7 @@ async fn a_time_limit_ends_it() {
     let limited = moat_model::SandboxSpec { timeout: Some(Duration::from_secs(60)), ..spec("app", &[]) };
     b.engine.create(id(1), limited).await.unwrap();
     let begun = Instant::now();
-    assert_eq!(ended(&b.engine, 1).await.cause, Some(Cause::TimedOut));
+    assert_eq!(ended(&b.engine, 1).await.cause, Some(Cause::TimedOut { limit: TimeLimit::Absolute }));
     assert_eq!(begun.elapsed().as_secs(), 60);
     b.assert_clean();
 }

@@ -4,7 +4,7 @@ use super::PhaseName;
 use super::event::Request;
 use super::state::{Phase, Rung, State, Stopping, Then};
 use crate::Timestamp;
-use crate::spec::StopSpec;
+use crate::spec::{Owner, StopSpec};
 
 /// The answer to a request, before anything is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +24,26 @@ pub enum Reason {
     NotRunning(PhaseName),
     /// A freeze or a thaw is under way: ask again after it.
     Busy,
+    /// A capture is under way: ask again after it.
+    Capturing,
+    /// A claim is under way: ask again after it.
+    Claiming,
+    /// It is nobody's yet.
+    Pooled,
+    /// It is somebody's already, or was never in a pool.
+    NotPooled,
 }
 
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::NotRunning(PhaseName::Paused) => f.write_str("the sandbox is paused, not running; resume it first"),
             Self::NotRunning(phase) => write!(f, "the sandbox is {phase}, not running"),
             Self::Busy => f.write_str("the sandbox is being paused or resumed; ask again when that is done"),
+            Self::Capturing => f.write_str("a snapshot of the sandbox is being taken; ask again when that is done"),
+            Self::Claiming => f.write_str("the sandbox is just being taken from its pool; ask again when that is done"),
+            Self::Pooled => f.write_str("the sandbox stands ready in a pool and is nobody's yet; claim it first"),
+            Self::NotPooled => f.write_str("the sandbox is not a free member of a pool"),
         }
     }
 }
@@ -42,28 +55,67 @@ pub fn admission(state: &State, request: &Request, at: Timestamp) -> Admission {
         Request::Delete => Admission::Accept,
         Request::Kill => kill(&state.phase),
         Request::Stop(how) => stop(&state.phase, how, at),
-        Request::Pause => match state.phase {
+        Request::Keepalive { .. } => keepalive(state),
+        Request::Claim(_) if state.spec.origin.owner != Owner::Pool => Admission::Deny(Reason::NotPooled),
+        Request::Claim(_) => match state.phase {
             Phase::Running { freezing: false } => Admission::Accept,
+            Phase::Running { freezing: true } | Phase::Paused { thawing: true } => Admission::Deny(Reason::Busy),
+            _ => not_running(&state.phase),
+        },
+        Request::Pause => match state.phase {
+            Phase::Running { freezing: false } => unless_claiming(state),
             Phase::Running { freezing: true } | Phase::Paused { thawing: false } => Admission::AlreadySo,
             Phase::Paused { thawing: true } => Admission::Deny(Reason::Busy),
             _ => not_running(&state.phase),
         },
-        Request::Resume => match state.phase {
+        Request::Resume { .. } => match state.phase {
             Phase::Paused { thawing: false } => Admission::Accept,
             Phase::Paused { thawing: true } | Phase::Running { freezing: false } => Admission::AlreadySo,
             Phase::Running { freezing: true } => Admission::Deny(Reason::Busy),
             _ => not_running(&state.phase),
         },
+        Request::Capture { .. } => match state.phase {
+            Phase::Running { freezing: false } => unless_claiming(state),
+            Phase::Paused { thawing: false } => Admission::Accept,
+            Phase::Running { .. } | Phase::Paused { .. } => Admission::Deny(Reason::Busy),
+            _ => not_running(&state.phase),
+        },
         Request::Use => match state.phase {
-            Phase::Running { freezing: false } => Admission::Accept,
+            Phase::Running { freezing: false } => unless_claiming(state),
             Phase::Running { freezing: true } => Admission::Deny(Reason::Busy),
             _ => not_running(&state.phase),
         },
     }
 }
 
+fn unless_claiming(state: &State) -> Admission {
+    if state.retuning.is_some() { Admission::Deny(Reason::Claiming) } else { Admission::Accept }
+}
+
+/// A life span can be given to whatever has one, frozen or not, also while the daemon is finding it again.
+fn keepalive(state: &State) -> Admission {
+    match state.phase {
+        Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_) | Phase::Recovering { .. }
+            if state.spec.origin.owner == Owner::Pool =>
+        {
+            Admission::Deny(Reason::Pooled)
+        }
+        // Its time was up a moment ago: it is being paused, and resuming it gives it a new span.
+        Phase::Running { freezing: true } if state.expired.is_some() => Admission::Deny(Reason::Busy),
+        Phase::Recovering { then: Then::Stop(_) | Then::Start, .. } => not_running(&state.phase),
+        Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_) | Phase::Recovering { .. } => {
+            Admission::Accept
+        }
+        _ => not_running(&state.phase),
+    }
+}
+
 fn not_running(phase: &Phase) -> Admission {
-    Admission::Deny(Reason::NotRunning(phase.name()))
+    Admission::Deny(if matches!(phase, Phase::Capturing(_)) {
+        Reason::Capturing
+    } else {
+        Reason::NotRunning(phase.name())
+    })
 }
 
 /// Kill outranks stop: it hastens one that is still polite.

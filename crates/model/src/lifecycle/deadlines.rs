@@ -22,6 +22,8 @@ pub struct Deadlines {
     pub shutdown: Duration,
     /// One driver call that ends or measures something: kill, usage, freeze, thaw, one release.
     pub effect: Duration,
+    /// A capture. It writes everything a sandbox changed, gigabytes perhaps, while the sandbox stands still.
+    pub capture: Duration,
     /// First wait before a failed kill or release is tried again; doubles each time.
     pub retry_initial: Duration,
     /// Longest such wait.
@@ -40,6 +42,7 @@ impl Default for Deadlines {
             drain: Duration::from_secs(5),
             shutdown: Duration::from_millis(500),
             effect: Duration::from_secs(10),
+            capture: Duration::from_secs(600),
             retry_initial: Duration::from_millis(100),
             retry_max: Duration::from_secs(30),
             recover: Duration::from_secs(5),

@@ -21,6 +21,10 @@ impl Life {
             Phase::Preparing { .. } | Phase::Starting { .. } => self.abandon(cause),
             Phase::Running { freezing: false } => self.end_in_order(cause, ask),
             Phase::Running { freezing: true } | Phase::Paused { .. } => self.thaw_then(cause, ask),
+            Phase::Capturing(_) => {
+                self.abandon_capture();
+                self.thaw_then(cause, ask);
+            }
             Phase::Stopping(stopping) => self.hasten(stopping, cause, ask),
             Phase::Recovering { deadline, then, failures, retry_at } => {
                 let then = Then::Stop(redirect(then, cause, ask));
@@ -51,6 +55,20 @@ impl Life {
     pub(super) fn thaw_then(&mut self, cause: Cause, ask: Option<Ask>) {
         self.stopping(cause, Rung::Thawing { ask });
         self.emit(Effect::Thaw);
+    }
+
+    pub(super) fn thawed_to_end(&mut self, Stopping { cause, rung }: Stopping) {
+        if let Rung::Thawing { ask } = rung {
+            self.note("thawed to be ended");
+            self.end_in_order(cause, ask);
+        }
+    }
+
+    pub(super) fn not_thawed_to_end(&mut self, Stopping { cause, rung }: Stopping, detail: &str) {
+        if let Rung::Thawing { .. } = rung {
+            self.note(format!("thaw failed: {detail}"));
+            self.destroy(cause, false);
+        }
     }
 
     /// Ends what is not frozen: the main process by asking or killing, then its output, then the rest.

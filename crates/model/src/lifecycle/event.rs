@@ -1,6 +1,9 @@
 //! What can happen to a sandbox, and what is done about it.
 
-use crate::spec::{Signal, StopSpec};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::spec::{ClaimSpec, Resources, Signal, StopSpec};
 use crate::{Exit, Resource, Timestamp};
 
 /// Something that happened, and when. The only way in which anything changes.
@@ -54,6 +57,14 @@ pub enum Fact {
     Thawed,
     /// It could not be thawed.
     ThawFailed(String),
+    /// What was changed in it is kept.
+    Captured,
+    /// It could not be kept.
+    CaptureFailed(String),
+    /// New limits are in force.
+    Retuned,
+    /// They could not be set.
+    RetuneFailed(String),
     /// Nothing in it runs any more.
     Destroyed,
     /// Something may still run.
@@ -97,7 +108,7 @@ pub enum MainSeen {
 }
 
 /// What may be asked of a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// End in good order.
     Stop(StopSpec),
@@ -106,10 +117,27 @@ pub enum Request {
     /// Freeze.
     Pause,
     /// Go on.
-    Resume,
+    Resume {
+        /// With this life span; absent: with what was left, or, if it was paused for a time limit, the spec's again.
+        timeout: Option<Duration>,
+    },
+    /// Live longer. Also a use.
+    Keepalive {
+        /// Life span from now; absent: the spec's.
+        span: Option<Duration>,
+        /// Also if that is earlier than what it has.
+        shorten: bool,
+    },
+    /// Be somebody's: only a member of a pool.
+    Claim(Box<ClaimSpec>),
+    /// Keep what was changed in its file system.
+    Capture {
+        /// In this file.
+        into: PathBuf,
+    },
     /// End, from whatever phase, and be forgotten.
     Delete,
-    /// Something that needs a live agent: exec, a list of processes. Changes nothing.
+    /// Something that needs a live agent: exec, files. Changes nothing but the moment of its last use.
     Use,
 }
 
@@ -133,6 +161,10 @@ impl Fact {
             Self::FreezeFailed(_) => "freeze failed",
             Self::Thawed => "thawed",
             Self::ThawFailed(_) => "thaw failed",
+            Self::Captured => "captured",
+            Self::CaptureFailed(_) => "capture failed",
+            Self::Retuned => "retuned",
+            Self::RetuneFailed(_) => "retune failed",
             Self::Destroyed => "destroyed",
             Self::DestroyFailed(_) => "destroy failed",
             Self::Measured { .. } => "measured",
@@ -148,7 +180,10 @@ impl Fact {
             Self::Requested(Request::Stop(_)) => "stop requested",
             Self::Requested(Request::Kill) => "kill requested",
             Self::Requested(Request::Pause) => "pause requested",
-            Self::Requested(Request::Resume) => "resume requested",
+            Self::Requested(Request::Resume { .. }) => "resume requested",
+            Self::Requested(Request::Keepalive { .. }) => "keepalive requested",
+            Self::Requested(Request::Claim(_)) => "claim requested",
+            Self::Requested(Request::Capture { .. }) => "capture requested",
             Self::Requested(Request::Delete) => "delete requested",
             Self::Requested(Request::Use) => "use requested",
         }
@@ -177,6 +212,12 @@ pub enum Effect {
     Freeze,
     /// The driver's freezer.
     Thaw,
+    /// The driver's capturer, into this file.
+    Capture(PathBuf),
+    /// Give up `Capture`, if it is under way.
+    AbandonCapture,
+    /// The driver's tuner.
+    Retune(Resources),
     /// End everything in it: ask the agent, if polite and there is one, then the driver's `kill`.
     Destroy {
         /// Whether to ask the agent first.

@@ -5,9 +5,12 @@
 //! [`step`] holds every rule; [`table`] draws it.
 
 pub mod admission;
+mod capture;
+mod claim;
 pub mod deadlines;
 mod descent;
 pub mod event;
+mod limits;
 mod recovery;
 pub mod state;
 pub mod step;
@@ -21,7 +24,7 @@ mod tests;
 pub use admission::{Admission, Reason, admission};
 pub use deadlines::Deadlines;
 pub use event::{Effect, Event, Fact, MainSeen, Request};
-pub use state::{Ask, Phase, Rung, StartStep, State, Stopping, Then};
+pub use state::{Ask, CaptureStep, Capturing, Phase, Rung, StartStep, State, Stopping, Then};
 pub use step::step;
 pub use timeline::{Step, Timeline};
 pub use view::{PhaseName, SandboxView};

@@ -8,6 +8,7 @@ use crate::{Cause, Timestamp};
 impl Life {
     pub(super) fn restarted(&mut self) {
         self.now.drained &= self.now.is_terminal();
+        self.now.last_use = self.at;
         let then = match self.now.phase.clone() {
             Phase::Stopped { .. } | Phase::Failed { .. } => {
                 if self.now.deleting {
@@ -23,6 +24,13 @@ impl Life {
             Phase::Starting { .. } => Then::Start,
             Phase::Running { freezing: false } | Phase::Paused { thawing: true } => Then::Run,
             Phase::Running { freezing: true } | Phase::Paused { thawing: false } => Then::Pause,
+            Phase::Capturing(capturing) => {
+                if capturing.from_paused {
+                    Then::Pause
+                } else {
+                    Then::Run
+                }
+            }
             Phase::Recovering { then, .. } => then,
             Phase::Stopping(stopping) => match stopping.rung {
                 Rung::Thawing { .. } | Rung::Asking(_) | Rung::Killing { .. } | Rung::Draining { .. } => {
@@ -79,6 +87,9 @@ impl Life {
                 self.run_main();
                 return self.main_exited(exit);
             }
+        }
+        if let Some(resources) = self.now.retuning.clone() {
+            self.retune(resources);
         }
         if then == Then::Pause {
             self.now.phase = Phase::Running { freezing: true };

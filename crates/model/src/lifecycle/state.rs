@@ -1,12 +1,14 @@
 //! What is true of one sandbox here: the value that [`step`](super::step) turns into the next one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Deadlines, PhaseName, SandboxView, Timeline};
-use crate::spec::{Signal, StopSpec};
-use crate::{Cause, Exit, Isolation, Lease, SandboxId, SandboxSpec, Timestamp};
+use crate::spec::{Resources, Signal, StopSpec};
+use crate::{Cause, Exit, Isolation, Lease, SandboxId, SandboxSpec, TimeLimit, Timestamp};
 
 /// Everything known of a sandbox, apart from what its driver keeps for itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,7 +16,7 @@ use crate::{Cause, Exit, Isolation, Lease, SandboxId, SandboxSpec, Timestamp};
 pub struct State {
     /// Which.
     pub id: SandboxId,
-    /// As asked.
+    /// As asked; a claim changes it.
     pub spec: Arc<SandboxSpec>,
     /// Driver that makes it.
     pub driver: String,
@@ -38,10 +40,29 @@ pub struct State {
     pub drained: bool,
     /// Its record goes when it has ended.
     pub deleting: bool,
-    /// When it was accepted.
+    /// When it was accepted; for one from a pool, claimed.
     pub created_at: Timestamp,
     /// When its main process started, or its agent was ready if it has none.
     pub started_at: Option<Timestamp>,
+    /// When it could first be used; for one from a pool, when its claim was done.
+    #[serde(default)]
+    pub ready_at: Option<Timestamp>,
+    /// When its life span ends. Absent without one, before it is ready, and while its clock stands.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
+    /// What is left of its life span while its clock stands.
+    #[serde(default)]
+    pub remaining: Option<Duration>,
+    /// When it was last used. Alone among all fields it changes without a new generation, so it is written down only
+    /// together with others: idle time counts from the daemon's last start at the earliest.
+    #[serde(default)]
+    pub last_use: Timestamp,
+    /// The time limit it was, or is just being, paused for.
+    #[serde(default)]
+    pub expired: Option<TimeLimit>,
+    /// Limits of a claim that are not in force yet.
+    #[serde(default)]
+    pub retuning: Option<Resources>,
     /// When it reached a terminal phase.
     pub ended_at: Option<Timestamp>,
     /// How its main process ended.
@@ -78,6 +99,8 @@ pub enum Phase {
         /// A thaw is under way.
         thawing: bool,
     },
+    /// What was changed in its file system is being kept, while it is frozen.
+    Capturing(Capturing),
     /// It is being ended.
     Stopping(Stopping),
     /// The daemon was restarted; the driver is looking for it.
@@ -101,6 +124,30 @@ pub enum Phase {
         /// Why.
         cause: Cause,
     },
+}
+
+/// A capture under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capturing {
+    /// How far it is.
+    pub step: CaptureStep,
+    /// It was paused before, and will be after.
+    pub from_paused: bool,
+    /// File it goes to.
+    pub into: PathBuf,
+}
+
+/// The steps of a capture, in order. One that was paused has only the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureStep {
+    /// It is being frozen.
+    Freezing,
+    /// The driver writes.
+    Writing,
+    /// It is let go on.
+    Thawing,
 }
 
 /// What is being brought up.
@@ -218,6 +265,12 @@ impl State {
             deleting: false,
             created_at: at,
             started_at: None,
+            ready_at: None,
+            expires_at: None,
+            remaining: None,
+            last_use: at,
+            expired: None,
+            retuning: None,
             ended_at: None,
             exit: None,
             timeline,
@@ -240,6 +293,13 @@ impl State {
             driver: self.driver.clone(),
             created_at: self.created_at,
             started_at: self.started_at,
+            ready_at: self.ready_at,
+            expires_at: self.expires_at,
+            remaining: self.remaining,
+            idle_timeout: self.spec.idle_timeout,
+            on_timeout: self.spec.on_timeout,
+            resources: self.spec.resources.clone(),
+            origin: self.spec.origin.clone(),
             ended_at: self.ended_at,
             // Told together with the cause: until the kernel was asked, an exit may still turn out to be for memory.
             exit: if cause.is_some() { self.exit } else { None },
@@ -251,7 +311,7 @@ impl State {
     pub fn deadline(&self) -> Option<Timestamp> {
         match &self.phase {
             Phase::Preparing { deadline } | Phase::Starting { deadline, .. } => Some(*deadline),
-            Phase::Running { .. } | Phase::Paused { .. } => self.expires_at(),
+            Phase::Running { .. } => self.limit().map(|(at, _)| at),
             Phase::Recovering { deadline, retry_at, .. } => Some(retry_at.map_or(*deadline, |at| at.min(*deadline))),
             Phase::Stopping(stopping) => match &stopping.rung {
                 Rung::Asking(ask) => Some(ask.deadline),
@@ -259,13 +319,10 @@ impl State {
                 Rung::Destroying { retry_at, .. } | Rung::Releasing { retry_at, .. } => *retry_at,
                 Rung::Settling | Rung::Thawing { .. } | Rung::Measuring => None,
             },
+            // A time limit that passes in a capture is found passed after it.
+            Phase::Capturing(_) | Phase::Paused { .. } => None,
             Phase::Pending | Phase::Stopped { .. } | Phase::Failed { .. } => None,
         }
-    }
-
-    /// When its absolute time limit passes.
-    pub fn expires_at(&self) -> Option<Timestamp> {
-        Some(self.started_at?.plus(self.spec.timeout?))
     }
 
     /// The main process was started and has not ended as far as is known.
@@ -291,8 +348,8 @@ impl Phase {
             Self::Pending => PhaseName::Pending,
             Self::Preparing { .. } => PhaseName::Preparing,
             Self::Starting { .. } => PhaseName::Starting,
-            Self::Running { .. } => PhaseName::Running,
-            Self::Paused { .. } => PhaseName::Paused,
+            Self::Running { .. } | Self::Capturing(Capturing { from_paused: false, .. }) => PhaseName::Running,
+            Self::Paused { .. } | Self::Capturing(_) => PhaseName::Paused,
             Self::Stopping(_) => PhaseName::Stopping,
             Self::Recovering { .. } => PhaseName::Recovering,
             Self::Stopped { .. } => PhaseName::Stopped,
@@ -311,6 +368,11 @@ impl Phase {
             Self::Running { freezing: true } => "running/freezing",
             Self::Paused { thawing: false } => "paused",
             Self::Paused { thawing: true } => "paused/thawing",
+            Self::Capturing(capturing) => match capturing.step {
+                CaptureStep::Freezing => "capturing/freezing",
+                CaptureStep::Writing => "capturing/writing",
+                CaptureStep::Thawing => "capturing/thawing",
+            },
             Self::Stopping(stopping) => match stopping.rung {
                 Rung::Settling => "stopping/settling",
                 Rung::Thawing { .. } => "stopping/thawing",

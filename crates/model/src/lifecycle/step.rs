@@ -4,6 +4,8 @@
 //! deterministic and pure. The transition table in [`table`](super::table) is what it does, drawn; a test holds the two
 //! together.
 
+use std::sync::Arc;
+
 use super::admission::{Admission, admission};
 use super::event::{Effect, Event, Fact, Request};
 use super::state::{Phase, Rung, StartStep, State, Stopping};
@@ -15,7 +17,11 @@ pub fn step(state: &State, event: Event) -> (State, Vec<Effect>) {
     let mut life = Life { now: state.clone(), effects: Vec::new(), at: event.at };
     life.take(event.fact);
     let Life { mut now, effects, .. } = life;
-    if now == *state {
+    // A use alone is not worth writing down: it happens with every exec.
+    let last_use = std::mem::replace(&mut now.last_use, state.last_use);
+    let same = now == *state;
+    now.last_use = last_use;
+    if same {
         return (now, effects);
     }
     now.generation = state.generation.saturating_add(1);
@@ -26,7 +32,13 @@ pub fn step(state: &State, event: Event) -> (State, Vec<Effect>) {
 }
 
 fn visibly_differs(before: &State, after: &State) -> bool {
-    before.phase.name() != after.phase.name() || before.started_at != after.started_at
+    before.phase.name() != after.phase.name()
+        || before.started_at != after.started_at
+        || before.ready_at != after.ready_at
+        || before.created_at != after.created_at
+        || before.expires_at != after.expires_at
+        || before.remaining != after.remaining
+        || !Arc::ptr_eq(&before.spec, &after.spec)
 }
 
 /// One step being taken.
@@ -63,6 +75,10 @@ impl Life {
             Fact::FreezeFailed(detail) => self.freeze_failed(&detail),
             Fact::Thawed => self.thawed(),
             Fact::ThawFailed(detail) => self.thaw_failed(&detail),
+            Fact::Captured => self.capture_written("captured"),
+            Fact::CaptureFailed(detail) => self.capture_written(&format!("capture failed: {detail}")),
+            Fact::Retuned => self.retuned(),
+            Fact::RetuneFailed(detail) => self.retune_failed(detail),
             Fact::Destroyed => self.destroyed(),
             Fact::DestroyFailed(detail) => self.destroy_failed(&detail),
             Fact::Measured { oom_kills } => self.measured(oom_kills),
@@ -133,7 +149,7 @@ impl Life {
             self.starting(StartStep::Main);
         } else {
             self.note("agent ready");
-            self.now.started_at.get_or_insert(self.at);
+            self.ready();
             self.now.phase = Phase::Running { freezing: false };
         }
     }
@@ -154,7 +170,7 @@ impl Life {
 
     pub(super) fn run_main(&mut self) {
         self.now.main_started = true;
-        self.now.started_at.get_or_insert(self.at);
+        self.ready();
         self.now.phase = Phase::Running { freezing: false };
         self.emit(Effect::WatchMain);
     }
@@ -205,8 +221,9 @@ impl Life {
                 self.end_main(exit);
                 if freezing { self.thaw_then(Cause::Exited, None) } else { self.drain(Cause::Exited) }
             }
-            Phase::Paused { .. } => {
+            Phase::Paused { .. } | Phase::Capturing(_) => {
                 self.end_main(exit);
+                self.abandon_capture();
                 self.thaw_then(Cause::Exited, None);
             }
             Phase::Stopping(Stopping { rung, cause }) => {
@@ -237,7 +254,9 @@ impl Life {
                 self.note("output taken");
                 self.destroy(cause, true);
             }
-            Phase::Running { .. } | Phase::Paused { .. } | Phase::Stopping(_) => self.now.drained = true,
+            Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_) | Phase::Stopping(_) => {
+                self.now.drained = true;
+            }
             _ => {}
         }
     }
@@ -248,8 +267,9 @@ impl Life {
                 self.note(format!("agent lost: {detail}"));
                 self.abandon(Cause::StartFailed { stage: "start main".to_owned(), detail });
             }
-            Phase::Running { .. } | Phase::Paused { .. } => {
+            Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_) => {
                 self.note(format!("agent lost: {detail}"));
+                self.abandon_capture();
                 self.destroy(Cause::AgentLost { detail }, false);
             }
             Phase::Stopping(Stopping {
@@ -272,52 +292,6 @@ impl Life {
         }
     }
 
-    fn frozen(&mut self) {
-        if self.now.phase == (Phase::Running { freezing: true }) {
-            self.note("paused");
-            self.now.phase = Phase::Paused { thawing: false };
-        }
-    }
-
-    fn freeze_failed(&mut self, detail: &str) {
-        if self.now.phase == (Phase::Running { freezing: true }) {
-            self.note(format!("pause failed: {detail}"));
-            self.now.phase = Phase::Running { freezing: false };
-            // Half of it may be frozen.
-            self.emit(Effect::Thaw);
-        }
-    }
-
-    fn thawed(&mut self) {
-        match &self.now.phase {
-            Phase::Paused { thawing: true } => {
-                self.note("resumed");
-                self.now.phase = Phase::Running { freezing: false };
-            }
-            Phase::Stopping(Stopping { rung: Rung::Thawing { ask }, cause }) => {
-                let (ask, cause) = (*ask, cause.clone());
-                self.note("thawed to be ended");
-                self.end_in_order(cause, ask);
-            }
-            _ => {}
-        }
-    }
-
-    fn thaw_failed(&mut self, detail: &str) {
-        match &self.now.phase {
-            Phase::Paused { thawing: true } => {
-                self.note(format!("resume failed: {detail}"));
-                self.now.phase = Phase::Paused { thawing: false };
-            }
-            Phase::Stopping(Stopping { rung: Rung::Thawing { .. }, cause }) => {
-                let cause = cause.clone();
-                self.note(format!("thaw failed: {detail}"));
-                self.destroy(cause, false);
-            }
-            _ => {}
-        }
-    }
-
     // --- asked -------------------------------------------------------------------------------------------------------
 
     fn requested(&mut self, request: Request) {
@@ -332,13 +306,12 @@ impl Life {
                 self.now.phase = Phase::Running { freezing: true };
                 self.emit(Effect::Freeze);
             }
-            Request::Resume => {
-                self.note("resume requested");
-                self.now.phase = Phase::Paused { thawing: true };
-                self.emit(Effect::Thaw);
-            }
+            Request::Resume { timeout } => self.resume(timeout),
+            Request::Keepalive { span, shorten } => self.keep_alive(span, shorten),
+            Request::Claim(claim) => self.claim(*claim),
+            Request::Capture { into } => self.capture(into),
             Request::Delete => self.delete(),
-            Request::Use => {}
+            Request::Use => self.now.last_use = self.at,
         }
     }
 
@@ -377,16 +350,17 @@ impl Life {
             Phase::Starting { step: StartStep::Main, .. } => {
                 self.start_took_too_long("start main", self.now.deadlines.main);
             }
-            Phase::Running { .. } | Phase::Paused { .. } => {
-                self.note("time limit reached");
-                self.bring_down(Cause::TimedOut, None);
-            }
+            Phase::Running { freezing } => self.limit_passed(freezing),
             Phase::Recovering { deadline, .. } if self.at >= deadline => {
                 self.found_gone("did not answer in time after the daemon was restarted".to_owned());
             }
             Phase::Recovering { deadline, then, failures, .. } => self.look(deadline, then, failures),
             Phase::Stopping(stopping) => self.rung_over(stopping),
-            Phase::Pending | Phase::Stopped { .. } | Phase::Failed { .. } => {}
+            Phase::Pending
+            | Phase::Paused { .. }
+            | Phase::Capturing(_)
+            | Phase::Stopped { .. }
+            | Phase::Failed { .. } => {}
         }
     }
 

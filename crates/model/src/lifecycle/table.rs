@@ -20,25 +20,56 @@ const fn t(from: &'static str, on: &'static str, to: &'static str) -> Transition
 
 /// Every arrow, sorted.
 pub const TABLE: &[Transition] = &[
+    t("capturing/freezing", "actor broken", "stopping/destroying"),
+    t("capturing/freezing", "agent lost", "stopping/destroying"),
+    t("capturing/freezing", "daemon restarted", "recovering"),
+    t("capturing/freezing", "delete requested", "stopping/thawing"),
+    t("capturing/freezing", "freeze failed", "running"),
+    t("capturing/freezing", "frozen", "capturing/writing"),
+    t("capturing/freezing", "kill requested", "stopping/thawing"),
+    t("capturing/freezing", "main exited", "stopping/thawing"),
+    t("capturing/freezing", "stop requested", "stopping/thawing"),
+    t("capturing/thawing", "actor broken", "stopping/destroying"),
+    t("capturing/thawing", "agent lost", "stopping/destroying"),
+    t("capturing/thawing", "daemon restarted", "recovering"),
+    t("capturing/thawing", "delete requested", "stopping/thawing"),
+    t("capturing/thawing", "kill requested", "stopping/thawing"),
+    t("capturing/thawing", "main exited", "stopping/thawing"),
+    t("capturing/thawing", "stop requested", "stopping/thawing"),
+    t("capturing/thawing", "thaw failed", "paused"),
+    t("capturing/thawing", "thawed", "running"),
+    t("capturing/writing", "actor broken", "stopping/destroying"),
+    t("capturing/writing", "agent lost", "stopping/destroying"),
+    t("capturing/writing", "capture failed", "capturing/thawing"),
+    t("capturing/writing", "capture failed", "paused"),
+    t("capturing/writing", "captured", "capturing/thawing"),
+    t("capturing/writing", "captured", "paused"),
+    t("capturing/writing", "daemon restarted", "recovering"),
+    t("capturing/writing", "delete requested", "stopping/thawing"),
+    t("capturing/writing", "kill requested", "stopping/thawing"),
+    t("capturing/writing", "main exited", "stopping/thawing"),
+    t("capturing/writing", "retune failed", "stopping/thawing"),
+    t("capturing/writing", "stop requested", "stopping/thawing"),
     t("paused", "actor broken", "stopping/destroying"),
     t("paused", "agent lost", "stopping/destroying"),
+    t("paused", "capture requested", "capturing/writing"),
     t("paused", "daemon restarted", "recovering"),
     t("paused", "delete requested", "stopping/thawing"),
     t("paused", "kill requested", "stopping/thawing"),
     t("paused", "main exited", "stopping/thawing"),
     t("paused", "resume requested", "paused/thawing"),
+    t("paused", "retune failed", "stopping/thawing"),
     t("paused", "stop requested", "stopping/thawing"),
-    t("paused", "time passed", "stopping/thawing"),
     t("paused/thawing", "actor broken", "stopping/destroying"),
     t("paused/thawing", "agent lost", "stopping/destroying"),
     t("paused/thawing", "daemon restarted", "recovering"),
     t("paused/thawing", "delete requested", "stopping/thawing"),
     t("paused/thawing", "kill requested", "stopping/thawing"),
     t("paused/thawing", "main exited", "stopping/thawing"),
+    t("paused/thawing", "retune failed", "stopping/thawing"),
     t("paused/thawing", "stop requested", "stopping/thawing"),
     t("paused/thawing", "thaw failed", "paused"),
     t("paused/thawing", "thawed", "running"),
-    t("paused/thawing", "time passed", "stopping/thawing"),
     t("pending", "actor broken", "failed"),
     t("pending", "daemon restarted", "failed"),
     t("pending", "delete requested", "stopped"),
@@ -70,6 +101,7 @@ pub const TABLE: &[Transition] = &[
     t("recovering", "time passed", "stopping/destroying"),
     t("running", "actor broken", "stopping/destroying"),
     t("running", "agent lost", "stopping/destroying"),
+    t("running", "capture requested", "capturing/freezing"),
     t("running", "daemon restarted", "recovering"),
     t("running", "delete requested", "stopping/destroying"),
     t("running", "delete requested", "stopping/killing"),
@@ -78,9 +110,11 @@ pub const TABLE: &[Transition] = &[
     t("running", "main exited", "stopping/destroying"),
     t("running", "main exited", "stopping/draining"),
     t("running", "pause requested", "running/freezing"),
+    t("running", "retune failed", "stopping/destroying"),
     t("running", "stop requested", "stopping/asking"),
     t("running", "stop requested", "stopping/destroying"),
     t("running", "stop requested", "stopping/killing"),
+    t("running", "time passed", "running/freezing"),
     t("running", "time passed", "stopping/destroying"),
     t("running", "time passed", "stopping/killing"),
     t("running/freezing", "actor broken", "stopping/destroying"),
@@ -88,9 +122,11 @@ pub const TABLE: &[Transition] = &[
     t("running/freezing", "daemon restarted", "recovering"),
     t("running/freezing", "delete requested", "stopping/thawing"),
     t("running/freezing", "freeze failed", "running"),
+    t("running/freezing", "freeze failed", "stopping/thawing"),
     t("running/freezing", "frozen", "paused"),
     t("running/freezing", "kill requested", "stopping/thawing"),
     t("running/freezing", "main exited", "stopping/thawing"),
+    t("running/freezing", "retune failed", "stopping/thawing"),
     t("running/freezing", "stop requested", "stopping/thawing"),
     t("running/freezing", "time passed", "stopping/thawing"),
     t("starting/agent", "actor broken", "stopping/destroying"),
@@ -250,9 +286,21 @@ measuring   the driver's usage: was memory the reason?
 releasing   leases, last one first; a failed release is tried again and never forgotten
 ```
 
+A capture keeps what a sandbox changed in its file system while it is frozen: `freezing`, `writing`, `thawing`. To others it
+is all the while what it was before, running or paused. Whatever ends the sandbox gives the capture up at once.
+
 Rules that no arrow shows: a second stop never gives more time, but may give less; kill outranks stop; delete is taken in
 every phase, and is a kill followed by the removal of the record; a terminal phase and its cause never change; a deadline
 survives a restart of the daemon.
+
+Time limits: a life span counts while the sandbox runs, not while it is frozen, and goes on where it stood when the sandbox is
+thawed. Idle time counts from the last use; a start of the daemon counts as one. When a limit passes, the sandbox is killed, or
+frozen if `on_timeout` says so; if it cannot be frozen it is killed. Resuming one that was paused for a limit gives it its span
+again. A keepalive never shortens a life unless it says so.
+
+A member of a pool has no time limits until it is claimed. A claim changes whose it is in one step, so of two claims one wins;
+limits that come with it are set after that step, nothing else may use the sandbox before they hold, and if they cannot be set
+the sandbox ends.
 
 Every arrow (a fact not listed for a spot leaves the sandbox there):
 

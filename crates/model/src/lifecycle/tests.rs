@@ -8,8 +8,10 @@ use proptest::prelude::*;
 
 use super::table::{TABLE, Transition};
 use super::*;
-use crate::spec::{Network, Resources, RootSpec, Security, Signal, StopSpec};
-use crate::{Cause, Exit, Isolation, LeaseState, Namespace, ProcessSpec, Resource, SandboxId, SandboxSpec, Timestamp};
+use crate::spec::{ClaimSpec, OnTimeout, Owner, ProcessDefaults, Resources, RootSpec, Signal, StopSpec};
+use crate::{
+    Cause, Exit, Isolation, LeaseState, Namespace, ProcessSpec, Resource, SandboxId, SandboxSpec, TimeLimit, Timestamp,
+};
 
 fn spec(main: bool, timeout: Option<Duration>) -> SandboxSpec {
     let process = ProcessSpec { command: "app".into(), args: vec![], env: BTreeMap::new(), cwd: None, user: None };
@@ -21,8 +23,52 @@ fn spec(main: bool, timeout: Option<Duration>) -> SandboxSpec {
 }
 
 fn accepted(main: bool, timeout: Option<Duration>) -> State {
+    accepted_as(spec(main, timeout))
+}
+
+fn accepted_as(spec: SandboxSpec) -> State {
     let id = SandboxId::from_parts(Timestamp::from_millis(1), [0; 10]);
-    State::accepted(id, spec(main, timeout), "fake", Isolation::Container, Deadlines::default(), ms(0))
+    State::accepted(id, spec, "fake", Isolation::Container, Deadlines::default(), ms(0))
+}
+
+/// A member of a pool that stands ready.
+fn pooled() -> State {
+    let mut member = spec(false, Some(secs(5)));
+    member.origin.owner = Owner::Pool;
+    member.idle_timeout = Some(secs(5));
+    let mut state = accepted_as(member);
+    for fact in [Fact::Planned(resources()), Fact::Created, Fact::AgentReady] {
+        feed(&mut state, 10, fact);
+    }
+    state
+}
+
+fn claim(memory: Option<u64>) -> Fact {
+    Fact::Requested(Request::Claim(Box::new(ClaimSpec {
+        namespace: Namespace::default_namespace(),
+        labels: BTreeMap::from([("whose".to_owned(), "mine".to_owned())]),
+        resources: Resources { memory_bytes: memory, ..Resources::default() },
+        timeout: Some(secs(60)),
+        idle_timeout: None,
+        on_timeout: if memory == Some(1) { OnTimeout::Pause } else { OnTimeout::Kill },
+        process: ProcessDefaults { env: BTreeMap::from([("A".to_owned(), "1".to_owned())]), user: None, cwd: None },
+    })))
+}
+
+fn resume(timeout: Option<Duration>) -> Fact {
+    Fact::Requested(Request::Resume { timeout })
+}
+
+fn keepalive(span: Option<u64>, shorten: bool) -> Fact {
+    Fact::Requested(Request::Keepalive { span: span.map(secs), shorten })
+}
+
+fn capture() -> Fact {
+    Fact::Requested(Request::Capture { into: PathBuf::from("/x") })
+}
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
 }
 
 fn ms(at: i64) -> Timestamp {
@@ -179,12 +225,22 @@ impl World {
 
         if before == after {
             assert!(effects.is_empty() || fact == Fact::Restarted, "{fact:?} has effects but changes nothing");
-        } else {
+        } else if (State { last_use: before.last_use, ..after.clone() }) != before {
             assert!(after.generation > before.generation);
+        } else {
+            assert_eq!(after.generation, before.generation, "a use alone is not worth writing down");
         }
-        if let (Some(promise), false) = (promise, fact == Fact::Requested(Request::Use)) {
-            assert_eq!(promise == Admission::Accept, before != after, "{promise:?} but {fact:?} in {:?}", before.phase);
+        let a_use = matches!(fact, Fact::Requested(Request::Use | Request::Keepalive { .. }));
+        match promise {
+            // All that may come of these is a later moment of last use.
+            Some(Admission::Accept) if a_use => assert_eq!(after.last_use, self.state.last_use.max(ms(self.now))),
+            Some(promise) => {
+                let changes = before != after;
+                assert_eq!(promise == Admission::Accept, changes, "{promise:?} but {fact:?} in {:?}", before.phase);
+            }
+            None => {}
         }
+        self.check_clocks(&before, &after, &fact);
         if before.is_terminal() {
             assert_eq!(before.view(), after.view(), "a terminal view changed by {fact:?}");
         } else if after.is_terminal() {
@@ -204,6 +260,30 @@ impl World {
         self.forgotten |= effects.contains(&Effect::Forget);
         self.pending.extend(effects);
         self.state = after;
+    }
+
+    /// What is true of the clocks, whatever happens.
+    fn check_clocks(&self, before: &State, after: &State, fact: &Fact) {
+        assert!(after.expires_at.is_none() || after.remaining.is_none(), "a clock both runs and stands");
+        if after.spec.origin.owner == Owner::Pool {
+            assert_eq!((after.expires_at, after.remaining, after.expired), (None, None, None), "nobody's, and limited");
+            assert_eq!(after.limit(), None);
+        }
+        let stopping = |state: &State| matches!(state.phase, Phase::Stopping(_));
+        if let (false, Phase::Stopping(Stopping { cause: Cause::TimedOut { .. }, .. })) =
+            (stopping(before), &after.phase)
+        {
+            let due = before.limit().is_some_and(|(at, _)| at <= ms(self.now));
+            assert!(due || before.expired.is_some(), "ended early by {fact:?}: {before:?}");
+        }
+        if let (None, Some(_)) = (before.expired, after.expired) {
+            assert!(before.limit().is_some_and(|(at, _)| at <= ms(self.now)), "paused early by {fact:?}");
+        }
+        if let (Fact::Requested(Request::Keepalive { shorten: false, .. }), Some(had), Some(has)) =
+            (fact, before.expires_at, after.expires_at)
+        {
+            assert!(has >= had, "a keepalive shortened a life");
+        }
     }
 
     fn answer(&mut self, pick: u8, luck: u8) {
@@ -244,6 +324,14 @@ impl World {
             Effect::Freeze => Fact::Frozen,
             Effect::Thaw if bad => Fact::ThawFailed(oops()),
             Effect::Thaw => Fact::Thawed,
+            Effect::Capture(_) if bad => Fact::CaptureFailed(oops()),
+            Effect::Capture(_) => Fact::Captured,
+            Effect::AbandonCapture => {
+                self.pending.retain(|effect| !matches!(effect, Effect::Capture(_)));
+                return;
+            }
+            Effect::Retune(_) if bad => Fact::RetuneFailed(oops()),
+            Effect::Retune(_) => Fact::Retuned,
             Effect::Destroy { .. } if bad => Fact::DestroyFailed(oops()),
             Effect::Destroy { .. } => Fact::Destroyed,
             Effect::Measure => Fact::Measured { oom_kills: Some(u64::from(luck % 3)) },
@@ -263,12 +351,17 @@ impl World {
 
     fn turn(&mut self, what: u8, pick: u8, luck: u8) {
         let grace = Duration::from_millis(u64::from(luck) * 20);
-        match what % 20 {
+        let span = luck.is_multiple_of(2).then(|| Duration::from_millis(u64::from(luck) * 40));
+        match what % 26 {
             0 => self.event(Fact::Requested(Request::Stop(StopSpec { signal: Signal::TERM, grace }))),
             1 if luck.is_multiple_of(2) => self.event(Fact::Requested(Request::Kill)),
             2 if luck.is_multiple_of(4) => self.event(Fact::Requested(Request::Delete)),
             3 | 4 => self.event(Fact::Requested(Request::Pause)),
-            5 => self.event(Fact::Requested(Request::Resume)),
+            5 => self.event(resume(span)),
+            20 => self.event(Fact::Requested(Request::Keepalive { span, shorten: luck.is_multiple_of(3) })),
+            21 => self.event(capture()),
+            22 => self.event(claim(luck.is_multiple_of(2).then_some(1 + u64::from(luck % 4 / 2)))),
+            23 => self.pass_time(),
             6 => self.event(Fact::Requested(Request::Use)),
             7 => self.event(Fact::Restarted),
             8 if luck.is_multiple_of(8) => self.event(Fact::ActorBroken("broke".into())),
@@ -314,8 +407,13 @@ impl World {
     }
 }
 
-fn check_history(main: bool, timeout: Option<u16>, turns: &[(u8, u8, u8)]) -> World {
-    let start = accepted(main, timeout.map(|t| Duration::from_millis(u64::from(t))));
+fn check_history(kind: (bool, bool, bool), limits: [Option<u16>; 2], turns: &[(u8, u8, u8)]) -> World {
+    let (main, pool, pauses) = kind;
+    let [timeout, idle_timeout] = limits.map(|limit| limit.map(|ms| Duration::from_millis(u64::from(ms))));
+    let mut asked = SandboxSpec { idle_timeout, ..spec(main && !pool, timeout) };
+    asked.origin.owner = if pool { Owner::Pool } else { Owner::Api };
+    asked.on_timeout = if pauses { OnTimeout::Pause } else { OnTimeout::Kill };
+    let start = accepted_as(asked);
     let mut world = World::new(start);
     if turns.first().is_none_or(|(_, _, luck)| *luck >= 16) {
         world.event(Fact::Planned(resources()));
@@ -359,6 +457,12 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         oops().prop_map(Fact::SignalFailed),
         prop_oneof![Just(Fact::Frozen), oops().prop_map(Fact::FreezeFailed)],
         prop_oneof![Just(Fact::Thawed), oops().prop_map(Fact::ThawFailed)],
+        prop_oneof![
+            Just(Fact::Captured),
+            oops().prop_map(Fact::CaptureFailed),
+            Just(Fact::Retuned),
+            oops().prop_map(Fact::RetuneFailed)
+        ],
         prop_oneof![Just(Fact::Destroyed), oops().prop_map(Fact::DestroyFailed)],
         prop::option::of(0..2u64).prop_map(|oom_kills| Fact::Measured { oom_kills }),
         resource.clone().prop_map(Fact::Released),
@@ -376,7 +480,12 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             stop.prop_map(|s| Fact::Requested(Request::Stop(s))),
             Just(Fact::Requested(Request::Kill)),
             Just(Fact::Requested(Request::Pause)),
-            Just(Fact::Requested(Request::Resume)),
+            Just(resume(None)),
+            Just(resume(Some(secs(2)))),
+            (prop::option::of(0..5_u64), any::<bool>()).prop_map(|(span, shorten)| keepalive(span, shorten)),
+            Just(capture()),
+            Just(claim(None)),
+            Just(claim(Some(1))),
             Just(Fact::Requested(Request::Delete)),
             Just(Fact::Requested(Request::Use)),
         ],
@@ -389,17 +498,23 @@ proptest! {
     /// Histories that could happen: effects answered with good and bad luck, requests, restarts, time.
     #[test]
     fn every_history_ends_well(
-        main in any::<bool>(),
-        timeout in prop::option::of(any::<u16>()),
+        kind in any::<(bool, bool, bool)>(),
+        limits in any::<[Option<u16>; 2]>(),
         turns in prop::collection::vec(any::<(u8, u8, u8)>(), 0..60),
     ) {
-        check_replay(&check_history(main, timeout, &turns));
+        check_replay(&check_history(kind, limits, &turns));
     }
 
     /// Histories that could not: any fact at any time. Nothing panics, and no rule of the world is broken.
     #[test]
-    fn no_history_breaks_a_rule(main in any::<bool>(), facts in prop::collection::vec(any_fact(), 0..80)) {
-        let mut world = World::new(accepted(main, None));
+    fn no_history_breaks_a_rule(
+        (main, pool, pauses) in any::<(bool, bool, bool)>(),
+        facts in prop::collection::vec(any_fact(), 0..80),
+    ) {
+        let mut asked = SandboxSpec { idle_timeout: Some(Duration::from_millis(30)), ..spec(main && !pool, None) };
+        asked.origin.owner = if pool { Owner::Pool } else { Owner::Api };
+        asked.on_timeout = if pauses { OnTimeout::Pause } else { OnTimeout::Kill };
+        let mut world = World::new(accepted_as(asked));
         for fact in facts {
             world.event(fact);
             world.pending.clear();
@@ -430,6 +545,10 @@ fn all_facts(state: &State) -> Vec<Fact> {
         Fact::FreezeFailed(oops()),
         Fact::Thawed,
         Fact::ThawFailed(oops()),
+        Fact::Captured,
+        Fact::CaptureFailed(oops()),
+        Fact::Retuned,
+        Fact::RetuneFailed(oops()),
         Fact::Destroyed,
         Fact::DestroyFailed(oops()),
         Fact::Measured { oom_kills: None },
@@ -446,7 +565,8 @@ fn all_facts(state: &State) -> Vec<Fact> {
         stop(Duration::from_millis(1)),
         stop(Duration::from_secs(60)),
     ];
-    facts.extend([Request::Kill, Request::Pause, Request::Resume, Request::Delete, Request::Use].map(Fact::Requested));
+    facts.extend([Request::Kill, Request::Pause, Request::Delete, Request::Use].map(Fact::Requested));
+    facts.extend([resume(None), capture(), claim(None), claim(Some(1)), claim(Some(2)), keepalive(None, false)]);
     if let Some(last) = state.leases.last() {
         facts.extend([Fact::Released(last.resource.clone()), Fact::ReleaseFailed(last.resource.clone(), oops())]);
     }
@@ -458,9 +578,16 @@ type Kind = (&'static str, bool, bool, bool, usize, String);
 
 fn kind(state: &State) -> Kind {
     let flags = format!(
-        "{} {} {:?} {}",
+        "{} {} {:?} {:?} {} {:?} {:?} {}",
         state.drained,
         state.deleting,
+        state.expired,
+        state.spec.origin.owner,
+        state.retuning.is_some(),
+        match &state.phase {
+            Phase::Capturing(capturing) => Some(capturing.from_paused),
+            _ => None,
+        },
         match &state.phase {
             Phase::Stopping(stopping) | Phase::Recovering { then: Then::Stop(stopping), .. } => {
                 Some(matches!(stopping.cause, Cause::StartFailed { .. } | Cause::Lost { .. } | Cause::AgentLost { .. }))
@@ -481,6 +608,7 @@ fn kind(state: &State) -> Kind {
             _ => "",
         }
     ) + time_to_ask(state);
+    let flags = format!("{flags} {:?}", state.spec.on_timeout);
     (state.phase.spot(), state.spec.main.is_some(), state.main_runs(), state.created, state.leases.len(), flags)
 }
 
@@ -508,7 +636,8 @@ fn the_table_says_what_step_does() {
     let mut seen = BTreeSet::new();
     let mut reached = BTreeSet::new();
     let limit = Some(Duration::from_secs(3600));
-    let mut open = vec![accepted(true, limit), accepted(false, limit)];
+    let pausing = |main| accepted_as(SandboxSpec { on_timeout: OnTimeout::Pause, ..spec(main, limit) });
+    let mut open = vec![accepted(true, limit), accepted(false, limit), pausing(true), pausing(false), pooled()];
     while let Some(state) = open.pop() {
         if !reached.insert(kind(&state)) {
             continue;

@@ -1,9 +1,11 @@
 //! What others see of a sandbox.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::{OnTimeout, Origin, Resources};
 use crate::{Cause, Exit, Isolation, Namespace, SandboxId, Timestamp};
 
 /// The published picture of a sandbox. Readers refuse one with an older generation than they have.
@@ -23,11 +25,32 @@ pub struct SandboxView {
     pub isolation: Isolation,
     /// Driver that gives it.
     pub driver: String,
-    /// When it was accepted.
+    /// When it was accepted; for one from a pool, claimed.
     pub created_at: Timestamp,
     /// When its main process started, or its agent was ready if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// When it could first be used; for one from a pool, when its claim was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<Timestamp>,
+    /// When its life span ends. Absent without one, before it is ready, and while its clock stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// What is left of its life span while its clock stands: while it is paused or being captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<Duration>,
+    /// Longest span without use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+    /// What a time limit does.
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
+    /// Limits as asked.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Whose it is and where it came from.
+    #[serde(default)]
+    pub origin: Origin,
     /// When it reached a terminal phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use moat_api::Subjects;
 use moat_model::lifecycle::PhaseName;
+use moat_model::spec::{OnTimeout, Origin, Resources};
 use moat_model::{Cause, Exit, Isolation, Namespace, NodeId, Timestamp, WorkloadName};
 
 use super::*;
@@ -34,6 +35,13 @@ fn view(n: u8, phase: PhaseName) -> SandboxView {
         driver: "fake".to_owned(),
         created_at: Timestamp::from_millis(1),
         started_at: Some(Timestamp::from_millis(2)),
+        ready_at: None,
+        expires_at: None,
+        remaining: None,
+        idle_timeout: None,
+        on_timeout: OnTimeout::Kill,
+        resources: Resources::default(),
+        origin: Origin::default(),
         ended_at: ended.then(|| Timestamp::from_millis(3)),
         exit: ended.then(|| Exit::code(7)),
         cause: ended.then_some(Cause::Exited),

@@ -13,7 +13,7 @@ use moat_api::nex::Template;
 use moat_engine::driver::Usage;
 use moat_engine::guest::{ExecInput, ExecOutput, ExecSession};
 use moat_model::lifecycle::{SandboxView, Step};
-use moat_model::spec::{ExecSpec, PtySize, Signal};
+use moat_model::spec::{ExecSpec, OnTimeout, Origin, PtySize, Resources, Signal};
 use moat_model::workload::WorkloadKind;
 use moat_model::{Exit, Isolation, ProcessSpec, Timestamp, WorkloadName};
 use moat_testkit::{NatsServer, Release};
@@ -107,6 +107,13 @@ impl World {
             driver: "fake".to_owned(),
             created_at: Timestamp::from_millis(1),
             started_at: None,
+            ready_at: None,
+            expires_at: None,
+            remaining: None,
+            idle_timeout: None,
+            on_timeout: OnTimeout::Kill,
+            resources: Resources::default(),
+            origin: Origin::default(),
             ended_at: None,
             exit: None,
             cause: None,

@@ -263,7 +263,8 @@ impl WorkloadRecord {
     /// What follows an attempt that ended like this.
     pub fn verdict(&self, ending: &Ending, now: Timestamp, policy: &RestartPolicy) -> Verdict {
         // Somebody wanted these ends.
-        let wanted = matches!(ending.cause, Cause::Stopped | Cause::StopTimedOut | Cause::Killed | Cause::TimedOut);
+        let wanted =
+            matches!(ending.cause, Cause::Stopped | Cause::StopTimedOut | Cause::Killed | Cause::TimedOut { .. });
         if self.stopping || wanted || !self.essential {
             return Verdict::Finished;
         }

@@ -4,12 +4,14 @@
 //! for. Whatever takes time runs in a task of its own, and its result is one more thing that happens. What others are
 //! told was written down first.
 
+mod asks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use moat_model::lifecycle::{Admission, Effect, Event, Fact, Phase, Request, SandboxView, admission, step};
-use moat_model::{ErrorKind, Resource, SandboxId};
-use tokio::sync::oneshot;
+use moat_model::lifecycle::{Effect, Event, Fact, Phase, PhaseName, step};
+use moat_model::spec::Owner;
+use moat_model::{ErrorKind, Resource, SandboxId, Timestamp};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,9 @@ use crate::mailbox::{Ask, Inbox, Signals};
 use crate::outlet::Outlet;
 use crate::pump::pump;
 use crate::record::{SandboxRecord, Store};
+
+use asks::Waiting;
+pub use asks::capture_within;
 
 /// How long after a failed write the record is written again.
 const REWRITE_AFTER: Duration = Duration::from_secs(1);
@@ -58,17 +63,22 @@ pub struct Actor {
     lane: Lane,
     watchers: JoinSet<Outcome>,
     announcer: Announcer,
-    /// Generation of the view last told.
-    told: u64,
+    /// Generation of the view last shown.
+    shown: u64,
+    /// What the outlet was last told.
+    told: Option<News>,
     /// The record could not be written: when to try again.
     unwritten: Option<Instant>,
     /// The record is to go.
     forgetting: bool,
     /// In which way the last effect failed that did.
     failed: Option<ErrorKind>,
-    /// Who waits for a freeze (true) or a thaw (false).
-    waiting: Vec<(bool, oneshot::Sender<Result<SandboxView>>)>,
+    /// Who waits for an answer.
+    waiting: Waiting,
 }
+
+/// What of a view makes it news for the outlet; everything else is only shown.
+type News = (PhaseName, Option<Timestamp>, Owner);
 
 /// What the actor was woken by.
 enum Turn {
@@ -94,11 +104,12 @@ impl Actor {
             lane: Lane::default(),
             watchers: JoinSet::new(),
             announcer,
-            told: 0,
+            shown: 0,
+            told: None,
             unwritten: None,
             forgetting: false,
             failed: None,
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -213,11 +224,17 @@ impl Actor {
     }
 
     fn publish(&mut self) {
-        if self.told < self.record.state.view_generation {
-            self.told = self.record.state.view_generation;
-            let view = self.record.state.view();
+        if self.shown >= self.record.state.view_generation {
+            return;
+        }
+        self.shown = self.record.state.view_generation;
+        let view = self.record.state.view();
+        let news = (view.phase, view.started_at, view.origin.owner);
+        self.signals.specs.send_replace(Arc::clone(&self.record.state.spec));
+        self.signals.views.send_replace(view.clone());
+        if self.told != Some(news) {
+            self.told = Some(news);
             tracing::info!(sandbox = %view.id, phase = %view.phase, cause = ?view.cause, "sandbox changed");
-            self.signals.views.send_replace(view.clone());
             self.announcer.push(view);
         }
     }
@@ -238,7 +255,15 @@ impl Actor {
                 // The first failure of a start is the one its caller is told.
                 let _ = self.signals.failure.set(kind);
                 self.failed = Some(kind);
+                if let Fact::CaptureFailed(detail) | Fact::FreezeFailed(detail) = &fact {
+                    let what = format!("capture sandbox {}: {detail}", self.id());
+                    self.waiting.captured = Some(Err(Error::new(kind, what)));
+                }
                 self.happen(fact);
+            }
+            Outcome::Captured(captured) => {
+                self.waiting.captured = Some(Ok(captured));
+                self.happen(Fact::Captured);
             }
             Outcome::Created(record) => {
                 self.record.driver_record = Some(record);
@@ -285,6 +310,10 @@ impl Actor {
                 if !self.lane.abort_if(is_start) {
                     self.happen(Fact::StartAbandoned);
                 }
+            }
+            Effect::AbandonCapture => {
+                // Its end is told by the lane, and by then nobody waits for it.
+                self.lane.abort_if(|effect| matches!(effect, Effect::Capture(_)));
             }
             Effect::WatchAgent => {
                 if let Some(guest) = self.guest.clone() {
@@ -356,86 +385,6 @@ impl Actor {
                 false
             }
         }
-    }
-
-    // --- what is asked -----------------------------------------------------------------------------------------------
-
-    fn asked(&mut self, ask: Ask) {
-        match ask {
-            Ask::End { request, reply } => {
-                let answer = self.admit(&request);
-                if answer == Admission::Accept {
-                    self.happen(Fact::Requested(request));
-                }
-                // Who asked may have gone; what was asked is done all the same.
-                let _ = reply.send(());
-            }
-            Ask::Freeze { freeze, reply } => self.freeze(freeze, reply),
-            Ask::Guest { reply } => {
-                let guest = match (self.admit(&Request::Use), &self.guest) {
-                    (Admission::Deny(reason), _) => Err(self.conflict(&reason.to_string())),
-                    (_, Some(guest)) => Ok(Arc::clone(guest)),
-                    (_, None) => Err(self.conflict("its agent is not connected")),
-                };
-                drop(reply.send(guest));
-            }
-            Ask::Driver { reply } => {
-                let record = match &self.record.driver_record {
-                    Some(record) if !self.record.state.is_terminal() => Ok((Arc::clone(&self.driver), record.clone())),
-                    _ => Err(self.conflict(&format!("it is {}", self.record.state.phase.name()))),
-                };
-                drop(reply.send(record));
-            }
-            Ask::Explain { reply } => drop(reply.send(self.record.state.timeline.steps().to_vec())),
-        }
-    }
-
-    fn admit(&self, request: &Request) -> Admission {
-        admission(&self.record.state, request, self.shared.clock.now())
-    }
-
-    fn freeze(&mut self, freeze: bool, reply: oneshot::Sender<Result<SandboxView>>) {
-        if self.driver.freezer().is_none() {
-            let what = format!("pause: driver {} cannot freeze a sandbox", self.record.state.driver);
-            drop(reply.send(Err(Error::new(ErrorKind::Unsupported, what))));
-            return;
-        }
-        let request = if freeze { Request::Pause } else { Request::Resume };
-        match self.admit(&request) {
-            Admission::Deny(reason) => drop(reply.send(Err(self.conflict(&reason.to_string())))),
-            Admission::AlreadySo => self.waiting.push((freeze, reply)),
-            Admission::Accept => {
-                self.waiting.push((freeze, reply));
-                self.happen(Fact::Requested(request));
-            }
-        }
-        self.answer_waiting();
-    }
-
-    /// Answers those whose freeze or thaw has come to something.
-    fn answer_waiting(&mut self) {
-        let phase = &self.record.state.phase;
-        let result = match phase {
-            Phase::Running { freezing: true } | Phase::Paused { thawing: true } => return,
-            Phase::Running { .. } => Some(false),
-            Phase::Paused { .. } => Some(true),
-            _ => None,
-        };
-        for (wanted, reply) in std::mem::take(&mut self.waiting) {
-            drop(reply.send(match result {
-                Some(frozen) if frozen == wanted => Ok(self.record.state.view()),
-                Some(_) => {
-                    let kind = self.failed.unwrap_or(ErrorKind::Internal);
-                    let last = self.record.state.timeline.steps().last().map_or("it failed", |s| s.what.as_str());
-                    Err(Error::new(kind, format!("sandbox {}: {last}", self.id())))
-                }
-                None => Err(self.conflict(&format!("it is {}", self.record.state.phase.name()))),
-            }));
-        }
-    }
-
-    fn conflict(&self, why: &str) -> Error {
-        Error::new(ErrorKind::Conflict, format!("sandbox {}: {why}", self.id()))
     }
 }
 

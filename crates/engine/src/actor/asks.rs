@@ -1,0 +1,215 @@
+//! What is asked of an actor, and the answers that have to wait for something to come of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moat_model::ErrorKind;
+use moat_model::lifecycle::{Admission, Fact, Phase, Request, SandboxView, admission};
+use moat_model::spec::{ClaimSpec, Resources};
+use tokio::sync::oneshot;
+
+use super::Actor;
+use crate::driver::Captured;
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+use crate::mailbox::Ask;
+
+type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// Those who wait for what they asked to come to something.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// For a freeze (true) or a thaw (false).
+    freezes: Vec<(bool, Reply<SandboxView>)>,
+    /// For the one claim there can be.
+    claim: Option<Reply<SandboxView>>,
+    /// For the one capture there can be at a time.
+    capture: Option<Reply<Captured>>,
+    /// What that capture came to.
+    pub captured: Option<Result<Captured>>,
+}
+
+impl Actor {
+    pub(super) fn asked(&mut self, ask: Ask) {
+        match ask {
+            Ask::End { request, reply } => {
+                let answer = self.admit(&request);
+                if answer == Admission::Accept {
+                    self.happen(Fact::Requested(request));
+                }
+                // Who asked may have gone; what was asked is done all the same.
+                let _ = reply.send(());
+            }
+            Ask::Freeze { request, reply } => self.freeze(request, reply),
+            Ask::Keepalive { request, reply } => drop(reply.send(self.keepalive(request))),
+            Ask::Claim { claim, reply } => self.claim(claim, reply),
+            Ask::Capture { into, reply } => self.capture(into, reply),
+            Ask::Touch => self.happen(Fact::Requested(Request::Use)),
+            Ask::Guest { reply } => drop(reply.send(self.use_guest())),
+            Ask::Driver { reply } => {
+                let record = match &self.record.driver_record {
+                    Some(record) if !self.record.state.is_terminal() => Ok((Arc::clone(&self.driver), record.clone())),
+                    _ => Err(self.conflict(&format!("it is {}", self.record.state.phase.name()))),
+                };
+                drop(reply.send(record));
+            }
+            Ask::Explain { reply } => drop(reply.send(self.record.state.timeline.steps().to_vec())),
+        }
+    }
+
+    fn admit(&self, request: &Request) -> Admission {
+        admission(&self.record.state, request, self.shared.clock.now())
+    }
+
+    /// Takes a request that is done when it is accepted.
+    fn take(&mut self, request: Request) -> Result<()> {
+        match self.admit(&request) {
+            Admission::Deny(reason) => Err(self.conflict(&reason.to_string())),
+            Admission::AlreadySo => Ok(()),
+            Admission::Accept => {
+                self.happen(Fact::Requested(request));
+                Ok(())
+            }
+        }
+    }
+
+    fn use_guest(&mut self) -> Result<Arc<dyn Guest>> {
+        self.take(Request::Use)?;
+        self.guest.clone().ok_or_else(|| self.conflict("its agent is not connected"))
+    }
+
+    fn keepalive(&mut self, request: Request) -> Result<SandboxView> {
+        self.take(request)?;
+        Ok(self.record.state.view())
+    }
+
+    fn freeze(&mut self, request: Request, reply: Reply<SandboxView>) {
+        if self.driver.freezer().is_none() {
+            drop(reply.send(Err(self.unsupported("pause", "freeze a sandbox"))));
+            return;
+        }
+        let freeze = request == Request::Pause;
+        match self.admit(&request) {
+            Admission::Deny(reason) => drop(reply.send(Err(self.conflict(&reason.to_string())))),
+            Admission::AlreadySo => {
+                // One that runs already gets the life span it was to be resumed with.
+                if let Request::Resume { timeout: Some(span) } = request {
+                    drop(self.take(Request::Keepalive { span: Some(span), shorten: false }));
+                }
+                self.waiting.freezes.push((freeze, reply));
+            }
+            Admission::Accept => {
+                self.waiting.freezes.push((freeze, reply));
+                self.happen(Fact::Requested(request));
+            }
+        }
+        self.answer_waiting();
+    }
+
+    fn claim(&mut self, claim: Box<ClaimSpec>, reply: Reply<SandboxView>) {
+        // Asked of the driver before anything changes: a member must not be lost for a claim it cannot serve.
+        let taken = self.can_retune(&claim.resources).and_then(|()| self.take(Request::Claim(claim)));
+        match taken {
+            Ok(()) => self.waiting.claim = Some(reply),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+        self.answer_waiting();
+    }
+
+    fn can_retune(&self, resources: &Resources) -> Result<()> {
+        let spec = &self.record.state.spec;
+        if resources.over(&spec.resources) == spec.resources {
+            return Ok(());
+        }
+        match self.driver.tuner() {
+            Some(tuner) => tuner.validate_live(resources),
+            None => Err(self.unsupported("resources", "change the limits of a live sandbox")),
+        }
+    }
+
+    fn capture(&mut self, into: PathBuf, reply: Reply<Captured>) {
+        if self.driver.capturer().is_none() || self.driver.freezer().is_none() {
+            drop(reply.send(Err(self.unsupported("capture", "keep the files of a sandbox"))));
+            return;
+        }
+        match self.take(Request::Capture { into }) {
+            Ok(()) => self.waiting.capture = Some(reply),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+        self.answer_waiting();
+    }
+
+    /// Answers those for whom something has come of what they asked.
+    pub(super) fn answer_waiting(&mut self) {
+        self.answer_freezes();
+        self.answer_claim();
+        self.answer_capture();
+    }
+
+    fn answer_freezes(&mut self) {
+        let result = match self.record.state.phase {
+            Phase::Running { freezing: true } | Phase::Paused { thawing: true } => return,
+            Phase::Running { .. } => Some(false),
+            Phase::Paused { .. } => Some(true),
+            _ => None,
+        };
+        for (wanted, reply) in std::mem::take(&mut self.waiting.freezes) {
+            drop(reply.send(match result {
+                Some(frozen) if frozen == wanted => Ok(self.record.state.view()),
+                Some(_) => Err(self.last_failure()),
+                None => Err(self.conflict(&format!("it is {}", self.record.state.phase.name()))),
+            }));
+        }
+    }
+
+    fn answer_claim(&mut self) {
+        let state = &self.record.state;
+        let answer = match state.phase {
+            Phase::Running { .. } | Phase::Paused { .. } if state.retuning.is_some() => return,
+            Phase::Running { .. } | Phase::Paused { .. } => Ok(state.view()),
+            _ => Err(self.last_failure()),
+        };
+        if let Some(reply) = self.waiting.claim.take() {
+            drop(reply.send(answer));
+        }
+    }
+
+    fn answer_capture(&mut self) {
+        if matches!(self.record.state.phase, Phase::Capturing(_)) || self.waiting.capture.is_none() {
+            return;
+        }
+        let captured = self.waiting.captured.take();
+        let answer = match (&self.record.state.phase, captured) {
+            (Phase::Running { .. } | Phase::Paused { .. }, Some(captured)) => captured,
+            (phase, _) => Err(self.conflict(&format!("the capture was given up: it is {}", phase.name()))),
+        };
+        if let Some(reply) = self.waiting.capture.take() {
+            drop(reply.send(answer));
+        }
+    }
+
+    /// What failed last, for a caller whose request came to nothing.
+    fn last_failure(&self) -> Error {
+        let kind = self.failed.unwrap_or(ErrorKind::Conflict);
+        let failed = |what: &&str| what.contains("failed") || what.contains("could not");
+        let steps = self.record.state.timeline.steps().iter().rev().map(|step| step.what.as_str());
+        let last = steps.clone().find(failed).or_else(|| steps.clone().next()).unwrap_or("it failed");
+        Error::new(kind, format!("sandbox {}: {last}", self.id()))
+    }
+
+    fn unsupported(&self, what: &str, ability: &str) -> Error {
+        let driver = &self.record.state.driver;
+        Error::new(ErrorKind::Unsupported, format!("{what}: driver {driver} cannot {ability}"))
+    }
+
+    fn conflict(&self, why: &str) -> Error {
+        Error::new(ErrorKind::Conflict, format!("sandbox {}: {why}", self.id()))
+    }
+}
+
+/// How long a capture may take from its request to its answer, given how long its parts may.
+pub fn capture_within(effect: Duration, capture: Duration) -> Duration {
+    // A freeze and a thaw beside it, and what was in the lane before.
+    capture + effect * 4
+}

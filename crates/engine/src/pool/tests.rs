@@ -1,0 +1,1 @@
+//! Pools on the fake driver, with paused time.
