@@ -33,6 +33,9 @@ pub struct JailConfig {
     pub mount_point: PathBuf,
     /// Size of the private writable layer.
     pub writable_bytes: u64,
+    /// Mount points of the read-only layers the root is made of, the lowest first; none for the other templates. Ids in
+    /// them are those inside.
+    pub layers: Vec<PathBuf>,
     /// Host paths shown inside: `host` template. Missing ones are skipped.
     pub host_paths: Vec<HostPath>,
     /// Single files and directories bound into the root.
@@ -98,6 +101,9 @@ pub enum LaunchReply {
         /// What is shown inside in another way than asked, for the operator.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         notes: Vec<String>,
+        /// Which of its descriptors is the directory of everything changed in its root, if that is one directory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        changes_fd: Option<u32>,
     },
     /// It could not be brought up.
     Failed {

@@ -46,26 +46,25 @@ impl Database {
         Self { passwd: read_regular(&root.join("etc/passwd")), group: read_regular(&root.join("etc/group")) }
     }
 
-    /// From the text of a passwd file alone: primary groups only.
-    pub fn of_passwd(passwd: String) -> Self {
-        Self { passwd, group: String::new() }
+    /// From the text of the two files.
+    pub fn of(passwd: String, group: String) -> Self {
+        Self { passwd, group }
     }
 
-    /// Finds `name`, `uid` or `uid:gid`.
+    /// Finds `name` or `uid`, as the sandbox knows them; after a colon, the name or number of the one group to have.
     pub fn find(&self, asked: &str) -> Result<User, Failure> {
         let unknown = |what: &str| Failure::invalid(format!("user {asked:?}: {what}"));
-        if let Some((uid, gid)) = asked.split_once(':') {
-            let uid = uid.parse().map_err(|_| unknown("the user id before the colon is not a number"))?;
-            let gid = gid.parse().map_err(|_| unknown("the group id after the colon is not a number"))?;
-            let account = self.accounts().find(|a| a.uid == uid);
-            return Ok(User {
-                name: account.map_or(asked, |a| a.name).to_owned(),
-                uid,
-                gid,
-                groups: vec![gid],
-                home: account.map_or("/", |a| a.home).to_owned(),
-            });
-        }
+        let Some((user, group)) = asked.split_once(':') else { return self.find_user(asked, &unknown) };
+        let user = self.find_user(user, &unknown)?;
+        let gid = match group.parse::<u32>() {
+            Ok(gid) => gid,
+            Err(_) => self.gid_of(group).ok_or_else(|| unknown("no such group in /etc/group of this sandbox"))?,
+        };
+        // Whoever names a group has that one and no other.
+        Ok(User { gid, groups: vec![gid], ..user })
+    }
+
+    fn find_user(&self, asked: &str, unknown: &dyn Fn(&str) -> Failure) -> Result<User, Failure> {
         let number = asked.parse::<u32>().ok();
         let account = match number {
             Some(uid) => self.accounts().find(|a| a.uid == uid),
@@ -79,6 +78,14 @@ impl Database {
             (None, None) if asked == "root" => Ok(numbered(asked, 0)),
             (None, None) => Err(unknown("no such user in /etc/passwd of this sandbox")),
         }
+    }
+
+    fn gid_of(&self, name: &str) -> Option<u32> {
+        let in_file = self.group.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            if fields.next()? == name { fields.nth(1)?.parse().ok() } else { None }
+        });
+        in_file.or_else(|| (name == "root").then_some(0))
     }
 
     fn user(&self, account: &Account<'_>) -> User {
@@ -170,6 +177,12 @@ mod tests {
         assert_eq!(db.find("1000").unwrap(), ann);
         let pair = db.find("1000:5").unwrap();
         assert_eq!((pair.name.as_str(), pair.uid, pair.gid, pair.groups), ("ann", 1000, 5, vec![5]));
+        let named = db.find("ann:wheel").unwrap();
+        assert_eq!((named.name.as_str(), named.uid, named.gid, named.groups), ("ann", 1000, 10, vec![10]));
+        let mixed = db.find("ann:7").unwrap();
+        assert_eq!((mixed.uid, mixed.gid, mixed.home.as_str()), (1000, 7, "/home/ann"));
+        assert_eq!(db.find("4242:video").unwrap().groups, [44]);
+        assert_eq!(Database::default().find("root:root").unwrap().gid, 0);
         assert_eq!(db.find("bob").unwrap().home, "/");
         let stranger = db.find("4242").unwrap();
         assert_eq!((stranger.uid, stranger.gid, stranger.name.as_str()), (4242, 4242, "4242"));
@@ -178,7 +191,7 @@ mod tests {
 
     #[test]
     fn unknown_users_are_named() {
-        for asked in ["mallory", "1:x", "x:1", ":", "", "-1", "99999999999"] {
+        for asked in ["mallory", "1:x", "x:1", ":", "", "-1", "99999999999", "ann:", ":wheel", "ann:x:y", "1:-1"] {
             let failure = database().find(asked).unwrap_err();
             assert!(failure.message.contains(&format!("{asked:?}")), "{failure:?}");
         }

@@ -61,23 +61,41 @@ pub fn loopback_up() -> io::Result<()> {
 /// First numbers after standard input, output and error.
 const LISTENER: RawFd = 3;
 const REPORT: RawFd = 4;
+/// What the sandbox changes, where the daemon looks for it (`/proc/<agent>/fd/5`).
+pub const CHANGES: RawFd = 5;
 
-/// Closes every descriptor but these two, which get the first free numbers, and points the standard ones at `/dev/null`.
+/// The descriptors an agent begins with.
+#[derive(Debug)]
+pub struct Kept {
+    /// Where it serves.
+    pub listener: OwnedFd,
+    /// Where it says that all went well.
+    pub report: OwnedFd,
+    /// The directory of what the sandbox changed; held, never used by the agent.
+    pub changes: Option<OwnedFd>,
+}
+
+/// Closes every descriptor but these, which get the first free numbers, and points the standard ones at `/dev/null`. The
+/// directory stays open for as long as the process lives.
 ///
 /// The caller holds no other descriptor it would use or close after this.
-pub fn keep_only(listener: OwnedFd, report: OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn keep_only(kept: Kept) -> io::Result<(OwnedFd, OwnedFd)> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
     // Out of the way of the numbers they will get, whatever those are now.
-    let above = REPORT + 1;
-    let listener = rustix::io::fcntl_dupfd_cloexec(listener, above)?.into_raw_fd();
-    let report = rustix::io::fcntl_dupfd_cloexec(report, above)?.into_raw_fd();
+    let mut moved = Vec::with_capacity(3);
+    for (to, fd) in [(LISTENER, Some(kept.listener)), (REPORT, Some(kept.report)), (CHANGES, kept.changes)] {
+        if let Some(fd) = fd {
+            moved.push((rustix::io::fcntl_dupfd_cloexec(fd, CHANGES + 1)?.into_raw_fd(), to));
+        }
+    }
     drop(null);
-    // SAFETY: both sources are open and owned here; what the targets were is closed by the call, and nobody uses them.
+    let above = if moved.len() == 3 { CHANGES } else { REPORT } + 1;
+    // SAFETY: the sources are open and owned here; what the targets were is closed by the call, and nobody uses them.
     unsafe {
-        for (from, to) in [(listener, LISTENER), (report, REPORT)] {
+        for (from, to) in moved {
             if libc::dup3(from, to, libc::O_CLOEXEC) < 0 {
                 return Err(io::Error::last_os_error());
             }

@@ -3,7 +3,7 @@
 //! Single-threaded from beginning to end; see [`moat_agent::launch`] for what goes over standard input. In order:
 //!
 //! 1. This process enters the sandbox's cgroups ([`cgroups`]), so that what follows counts against them.
-//! 2. With a jail: in a mount namespace of its own it assembles the root ([`root`]), still as root of the host.
+//! 2. With a jail: in a mount namespace of its own it assembles the root ([`root`], [`layers`]), still as root of the host.
 //! 3. It copies itself into new namespaces ([`clone`]) and writes the id maps of the copy.
 //! 4. The copy mounts what only it can mount, leaves the host's mounts ([`inside`]), says that all went
 //!    well, and becomes the agent, which first gives up what it does not need.
@@ -16,7 +16,9 @@ mod cgroups;
 mod clone;
 mod inside;
 mod kernel;
+mod layers;
 mod mount;
+mod names;
 mod owner;
 mod root;
 mod tree;
@@ -32,6 +34,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use clone::Side;
+use kernel::Kept;
+use root::Assembled;
 
 /// Ids inside and outside map one to one from the base on.
 const ID_COUNT: u32 = 65_536;
@@ -82,9 +86,9 @@ fn launch() -> Result<(), LaunchError> {
     let cgroup = cgroups::enter(&config.cgroup_procs)?;
     prepare(&config)?;
     let LaunchConfig { jail, agent, .. } = config;
-    let notes = match &jail {
+    let Assembled { notes, changes } = match &jail {
         Some(jail) => assemble_apart(jail, &agent.default_user)?,
-        None => Vec::new(),
+        None => Assembled { notes: Vec::new(), changes: None },
     };
     let failed = |e: rustix::io::Errno| LaunchError::new("socketpair", e);
     let (ours, theirs) =
@@ -93,11 +97,12 @@ fn launch() -> Result<(), LaunchError> {
     match clone::clone3(namespaces, cgroup.as_ref().map(OwnedFd::as_fd)).map_err(|e| LaunchError::new("clone3", e))? {
         Side::Child => {
             drop(ours);
-            child(jail.as_ref(), agent, listener, theirs)
+            child(jail.as_ref(), agent, Kept { listener, report: theirs, changes })
         }
         Side::Parent { pid, pidfd } => {
             drop(theirs);
-            let started = LaunchReply::Started { pid: pid.as_raw_pid().unsigned_abs(), notes };
+            let changes_fd = changes.is_some().then_some(kernel::CHANGES.unsigned_abs());
+            let started = LaunchReply::Started { pid: pid.as_raw_pid().unsigned_abs(), notes, changes_fd };
             let done = bring_up(pid, jail.as_ref(), &ours).and_then(|()| wire::reply(&started, Some(pidfd.as_fd())));
             // What failed, or what nobody knows of because the daemon that asked is gone, must not run.
             done.inspect_err(|_| end(&pidfd))
@@ -126,7 +131,7 @@ fn allow_files(wanted: u64) -> Result<(), LaunchError> {
         .map_err(|e| LaunchError::new("raise limit of open files", format!("{wanted}: {e}")))
 }
 
-fn assemble_apart(jail: &JailConfig, user: &str) -> Result<Vec<String>, LaunchError> {
+fn assemble_apart(jail: &JailConfig, user: &str) -> Result<Assembled, LaunchError> {
     kernel::own_mounts().map_err(|e| LaunchError::new("unshare mounts", e))?;
     root::assemble(jail, user)
 }
@@ -134,10 +139,7 @@ fn assemble_apart(jail: &JailConfig, user: &str) -> Result<Vec<String>, LaunchEr
 /// The parent's part after the copy exists: its id maps, the word to go on, and its answer.
 fn bring_up(pid: Pid, jail: Option<&JailConfig>, report: &OwnedFd) -> Result<(), LaunchError> {
     if let Some(jail) = jail {
-        for kind in ["uid_map", "gid_map"] {
-            let path = Path::new("/proc").join(pid.as_raw_pid().to_string()).join(kind);
-            std::fs::write(&path, format!("0 {} {ID_COUNT}\n", jail.uid_base)).map_err(at("map ids", &path))?;
-        }
+        map_ids(pid, jail.uid_base)?;
     }
     send(report, GO_ON, SendFlags::NOSIGNAL).map_err(|e| LaunchError::new("start the agent", e))?;
     let mut answer = [0_u8; 4096];
@@ -153,6 +155,15 @@ fn bring_up(pid: Pid, jail: Option<&JailConfig>, report: &OwnedFd) -> Result<(),
     }
 }
 
+/// Maps the ids of a new user namespace to the range that begins at `base`.
+fn map_ids(pid: Pid, base: u32) -> Result<(), LaunchError> {
+    for kind in ["uid_map", "gid_map"] {
+        let path = Path::new("/proc").join(pid.as_raw_pid().to_string()).join(kind);
+        std::fs::write(&path, format!("0 {base} {ID_COUNT}\n")).map_err(at("map ids", &path))?;
+    }
+    Ok(())
+}
+
 /// Kills and collects the copy, and with it everything in its namespaces.
 fn end(pidfd: &OwnedFd) {
     // It may have ended by itself; then there is nothing to kill and only the status to collect.
@@ -161,16 +172,16 @@ fn end(pidfd: &OwnedFd) {
 }
 
 /// The copy's life up to the agent's.
-fn child(jail: Option<&JailConfig>, agent: AgentConfig, listener: OwnedFd, report: OwnedFd) -> ! {
+fn child(jail: Option<&JailConfig>, agent: AgentConfig, kept: Kept) -> ! {
     let mut word = [0_u8; 1];
     // End of file: the parent failed, and has said why.
-    if !matches!(recv(&report, &mut word[..], RecvFlags::empty()), Ok((1, _))) {
+    if !matches!(recv(&kept.report, &mut word[..], RecvFlags::empty()), Ok((1, _))) {
         std::process::exit(i32::from(crate::OURS));
     }
     if let Err(error) = prepare_inside(jail) {
-        fail(&report, error);
+        fail(&kept.report, error);
     }
-    let (listener, report) = match kernel::keep_only(listener, report) {
+    let (listener, report) = match kernel::keep_only(kept) {
         Ok(kept) => kept,
         Err(error) => {
             // The report channel may be closed by now. The parent then reads end of file, which is an answer too.

@@ -78,6 +78,24 @@ fn add_flags(mount: BorrowedFd<'_>, reach: Reach, flags: MountAttrFlags) -> io::
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
+    set_attributes(mount, reach, &attributes)
+}
+
+/// Shows the files of a mount that nobody sees yet with the ids of a user namespace. It stays read-only and without
+/// devices; programs in it can be executed, which the mount it was copied from forbids.
+pub fn map_ids(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let kept = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let lifted = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes = libc::mount_attr {
+        attr_set: u64::from(kept.bits()) | libc::MOUNT_ATTR_IDMAP,
+        attr_clr: u64::from(lifted.bits()),
+        propagation: libc::MS_PRIVATE,
+        userns_fd: u64::from(namespace.as_raw_fd().cast_unsigned()),
+    };
+    set_attributes(mount, Reach::One, &attributes)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, reach: Reach, attributes: &libc::mount_attr) -> io::Result<()> {
     let how = libc::AT_EMPTY_PATH | if reach == Reach::Tree { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, the structure outlives the call and its size is passed with it.
     let result = unsafe {
@@ -86,7 +104,7 @@ fn add_flags(mount: BorrowedFd<'_>, reach: Reach, flags: MountAttrFlags) -> io::
             mount.as_raw_fd(),
             c"".as_ptr(),
             how,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

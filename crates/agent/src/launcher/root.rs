@@ -6,6 +6,8 @@
 //! <mount point>/            tmpfs
 //!   root/                   what becomes `/`
 //!   layers/<n>/upper, work  private layer over the n-th host directory; out of the sandbox's reach
+//!   lower/<n>, upper, work  shared layers of an image and the private one over them ([`super::layers`])
+//!   alloc/, local/, names/  shown over an image: not part of what is changed in it
 //!   empty/                  what masked directories show
 //! ```
 //!
@@ -14,7 +16,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +26,7 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, mount_change};
 
 use super::mount::{self, INERT, Reach};
 use super::tree::{Owner, Tree, below};
-use super::{LaunchError, at};
+use super::{LaunchError, at, layers};
 
 /// Devices every sandbox has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -54,36 +56,86 @@ const SECRET_FILES: &str = "1024";
 const BYTES_PER_INODE: u64 = 4096;
 const INODES_MIN: u64 = 4096;
 
+/// What came of it.
+#[derive(Debug)]
+pub struct Assembled {
+    /// What the operator should know: what is shown in another way than asked.
+    pub notes: Vec<String>,
+    /// The directory that holds everything the sandbox changes in its root, if it is one.
+    pub changes: Option<OwnedFd>,
+}
+
 /// Builds the root and makes it the working directory, which is how the child finds it in its copy of the namespace.
-/// Returns what the operator should know: what is shown in another way than asked.
-pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Vec<String>, LaunchError> {
+pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|e| LaunchError::new("make mounts private", e))?;
     let base = writable_layer(jail)?;
     let owner = Owner { uid: jail.uid_base, gid: jail.uid_base };
     let own = Tree::new(base, owner);
-    let root = own.directory(Path::new("root"), Mode::from_raw_mode(0o755)).map_err(at("root", &jail.mount_point))?;
+    let bare = own.directory(Path::new("root"), Mode::from_raw_mode(0o755)).map_err(at("root", &jail.mount_point))?;
     own.directory(Path::new("empty"), Mode::from_raw_mode(0o555)).map_err(at("root", &jail.mount_point))?;
-    let host = Tree::new(
-        own.directory(Path::new("layers"), Mode::from_raw_mode(0o700)).map_err(at("root", &jail.mount_point))?,
-        owner,
-    );
-    let root = Tree::new(root, owner);
 
     let mut notes = Vec::new();
-    let mut paths: Vec<&HostPath> = jail.host_paths.iter().collect();
-    // Parents before what lies in them.
-    paths.sort_by(|a, b| a.target.cmp(&b.target));
-    for (index, path) in paths.into_iter().enumerate() {
-        notes.extend(host_path(&root, &host, index, path)?);
+    let (root, changes) = if jail.layers.is_empty() {
+        let root = Tree::new(bare, owner);
+        notes.extend(host_paths(&root, &own, jail)?);
+        let changes = jail.host_paths.is_empty().then(|| changes_of(root.root(), jail)).transpose()?;
+        (root, changes)
+    } else {
+        let (root, upper) = layers::mount(&own, jail)?;
+        (Tree::new(root, owner), Some(changes_of(upper.as_fd(), jail)?))
+    };
+    if changes.is_some() {
+        apart(&root, &own)?;
     }
     standard_directories(&root)?;
+    if !jail.layers.is_empty() {
+        super::names::give(&root, &own, &jail.hostname)?;
+    }
     devices(&root)?;
     secrets(&root, jail, super::owner::of(&root, task_user, jail.uid_base)?)?;
     for config in &jail.binds {
         bind(&root, config)?;
     }
     rustix::process::fchdir(root.root()).map_err(|e| LaunchError::new("enter root", e))?;
+    Ok(Assembled { notes, changes })
+}
+
+/// The directory as a mount that nothing is ever mounted on, so that whoever looks through it sees what lies on the disk and
+/// none of the file systems the sandbox sees over it, secrets least of all. Nobody writes through it.
+fn changes_of(dir: BorrowedFd<'_>, jail: &JailConfig) -> Result<OwnedFd, LaunchError> {
+    let flags = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    mount::bind(dir, Path::new(""), Reach::One, flags).map_err(at("changes", &jail.mount_point))
+}
+
+/// Where the node and its workloads exchange files is not part of what a sandbox changes in its root: those directories
+/// lie beside it on the same disk.
+fn apart(root: &Tree, own: &Tree) -> Result<(), LaunchError> {
+    for path in ["alloc", "local"].map(Path::new) {
+        let open = Mode::from_raw_mode(0o777);
+        own.directory(path, open).map_err(at("directories", path))?;
+        let copy =
+            mount::bind(own.root(), path, Reach::One, MountAttrFlags::empty()).map_err(at("directories", path))?;
+        let place = root.own_directory(path, open).map_err(at("directories", path))?;
+        mount::attach(&copy, place.as_fd()).map_err(at("directories", path))?;
+    }
+    Ok(())
+}
+
+fn host_paths(root: &Tree, own: &Tree, jail: &JailConfig) -> Result<Vec<String>, LaunchError> {
+    let mut notes = Vec::new();
+    if jail.host_paths.is_empty() {
+        return Ok(notes);
+    }
+    let private = Mode::from_raw_mode(0o700);
+    let layers = own.directory(Path::new("layers"), private).map_err(at("root", &jail.mount_point))?;
+    let layers = Tree::new(layers, own.owner());
+    let mut paths: Vec<&HostPath> = jail.host_paths.iter().collect();
+    // Parents before what lies in them.
+    paths.sort_by(|a, b| a.target.cmp(&b.target));
+    for (index, path) in paths.into_iter().enumerate() {
+        notes.extend(host_path(root, &layers, index, path)?);
+    }
     Ok(notes)
 }
 
@@ -181,7 +233,7 @@ fn standard_directories(root: &Tree) -> Result<(), LaunchError> {
         ("/tmp", 0o1777),
     ];
     for (path, mode) in DIRECTORIES {
-        root.directory(below(Path::new(path)), Mode::from_raw_mode(mode))
+        root.own_directory(below(Path::new(path)), Mode::from_raw_mode(mode))
             .map_err(at("directories", Path::new(path)))?;
     }
     Ok(())
@@ -194,8 +246,9 @@ fn devices(root: &Tree) -> Result<(), LaunchError> {
     let [uid, gid] = &ids;
     let shown = |options: &[(&str, &str)], flags, path: &str| -> Result<(), LaunchError> {
         let made = mount::filesystem("tmpfs", options, flags).map_err(at(stage, Path::new(path)))?;
-        let place =
-            root.directory(below(Path::new(path)), Mode::from_raw_mode(0o755)).map_err(at(stage, Path::new(path)))?;
+        let place = root
+            .own_directory(below(Path::new(path)), Mode::from_raw_mode(0o755))
+            .map_err(at(stage, Path::new(path)))?;
         mount::attach(&made, place.as_fd()).map_err(at(stage, Path::new(path)))
     };
     let dev = [("size", DEV_BYTES), ("nr_inodes", SECRET_FILES), ("mode", "0755"), ("uid", uid), ("gid", gid)];
@@ -247,7 +300,7 @@ fn bind(root: &Tree, config: &BindConfig) -> Result<(), LaunchError> {
     let target = below(&config.target);
     let is_dir = fs::metadata(&config.source).map_err(at("bind", &config.source))?.is_dir();
     let copy = mount::bind(CWD, &config.source, Reach::One, flags).map_err(at("bind", &config.source))?;
-    let place = if is_dir { root.directory(target, Mode::from_raw_mode(0o755)) } else { root.file(target) };
+    let place = if is_dir { root.own_directory(target, Mode::from_raw_mode(0o755)) } else { root.own_file(target) };
     let place = place.map_err(at("bind", &config.target))?;
     mount::attach(&copy, place.as_fd()).map_err(at("bind", &config.target))
 }

@@ -1,11 +1,13 @@
 //! Directories and files below a root whose content may be hostile to path walks: every step stays inside it.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fchown, mkdirat, openat, openat2, symlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fchown, mkdirat, openat, openat2,
+    statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -90,6 +92,59 @@ impl Tree {
         self.open(path)
     }
 
+    /// Makes `path` a directory whatever an image put there: a link or a file in the way is replaced, no link is followed.
+    /// A directory that exists is left as it is.
+    pub fn own_directory(&self, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut here = self.open(Path::new(""))?;
+        let parts: Vec<_> = path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+        for (index, part) in parts.iter().enumerate() {
+            let name = part.as_os_str();
+            let mode = if index + 1 == parts.len() { mode } else { Mode::from_raw_mode(0o755) };
+            here = match openat(&here, name, flags, Mode::empty()) {
+                Ok(found) => found,
+                Err(Errno::NOENT) => self.new_directory(&here, name, mode)?,
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    unlinkat(&here, name, AtFlags::empty())?;
+                    self.new_directory(&here, name, mode)?
+                }
+                Err(errno) => return Err(errno.into()),
+            };
+        }
+        Ok(here)
+    }
+
+    fn new_directory(&self, parent: &OwnedFd, name: &OsStr, mode: Mode) -> io::Result<OwnedFd> {
+        mkdirat(parent, name, mode)?;
+        // Explicitly, for the sticky bit and the umask.
+        chmodat(parent, name, mode, AtFlags::empty())?;
+        self.give(parent.as_fd(), Path::new(name))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat(parent, name, flags, Mode::empty())?)
+    }
+
+    /// Makes an empty file to bind another one on, whatever an image put there: a link in the way is replaced.
+    pub fn own_file(&self, path: &Path) -> io::Result<OwnedFd> {
+        let parent = self.own_directory(path.parent().unwrap_or(Path::new("")), Mode::from_raw_mode(0o755))?;
+        let name = file_name(path)?;
+        match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).map(|found| FileType::from_raw_mode(found.st_mode)) {
+            Ok(FileType::RegularFile) => {}
+            Ok(_) => {
+                unlinkat(&parent, name, AtFlags::empty())?;
+                self.new_file(&parent, name)?;
+            }
+            Err(Errno::NOENT) => self.new_file(&parent, name)?,
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    fn new_file(&self, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let made = openat(parent, name, flags, Mode::from_raw_mode(0o644))?;
+        Ok(fchown(&made, Some(Uid::from_raw(self.owner.uid)), Some(Gid::from_raw(self.owner.gid)))?)
+    }
+
     /// Makes a symbolic link, unless something is there already.
     pub fn symlink(&self, path: &Path, to: &Path) -> io::Result<()> {
         let parent = self.directory(path.parent().unwrap_or(Path::new("")), Mode::from_raw_mode(0o755))?;
@@ -107,7 +162,7 @@ impl Tree {
     }
 }
 
-fn file_name(path: &Path) -> io::Result<&std::ffi::OsStr> {
+fn file_name(path: &Path) -> io::Result<&OsStr> {
     path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no last component"))
 }
 

@@ -26,6 +26,9 @@ pub struct ContainerConfig {
     /// Host directories no sandbox may see, whatever `host_paths` says: the node's own. Set by the node, not by its file.
     #[serde(skip)]
     pub private_dirs: Vec<PathBuf>,
+    /// Where layers of images are mounted, for all sandboxes made of them. Set by the node, not by its file.
+    #[serde(skip)]
+    pub roots_dir: PathBuf,
 }
 
 /// Limits of sandboxes that name none.
@@ -76,6 +79,7 @@ impl Default for ContainerConfig {
             resources: ResourceDefaults::default(),
             cgroup_parent: "moat".to_owned(),
             private_dirs: Vec::new(),
+            roots_dir: PathBuf::from("/run/moat/roots"),
         }
     }
 }

@@ -13,12 +13,13 @@ use moat_engine::driver::{Description, Driver, Freezer, Place, Record, Recovered
 use moat_engine::error::{Error, Result};
 use moat_engine::guest::Guest;
 use moat_engine::guest::agent::AgentGuest;
-use moat_model::spec::{Forward, Resources};
+use moat_model::spec::{Forward, Resources, RootSpec};
 use moat_model::{ErrorKind, Isolation, Resource, SandboxId, SandboxSpec};
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use super::config::ContainerConfig;
+use super::roots::Roots;
 use super::{jail, probe, validate};
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::capability;
@@ -52,6 +53,12 @@ struct Held {
     forwards: Vec<Forward>,
     /// What is shown inside in another way than asked.
     notes: Vec<String>,
+    /// The agent's descriptor of the directory that holds what changed in the root, if that is one directory.
+    #[serde(default)]
+    changes_fd: Option<u32>,
+    /// First host id of its range.
+    #[serde(default)]
+    uid_base: u32,
 }
 
 /// Runs sandboxes as containers.
@@ -59,6 +66,7 @@ struct Held {
 pub struct ContainerDriver {
     config: ContainerConfig,
     binary: AgentBinary,
+    roots: Arc<Roots>,
     hierarchy: Hierarchy,
     /// Capabilities a sandbox may be given, as bits.
     ceiling: u64,
@@ -84,7 +92,8 @@ impl ContainerDriver {
         let hierarchy = Hierarchy::detect(&config.cgroup_parent)?;
         let kernel = capability::of_kernel();
         let ceiling = capability::parse("container.allow_caps", &config.allow_caps, kernel)?;
-        Ok(Self { config, binary, hierarchy, ceiling, kernel, nofile_ceiling })
+        let roots = Roots::new(config.roots_dir.clone());
+        Ok(Self { config, binary, roots, hierarchy, ceiling, kernel, nofile_ceiling })
     }
 
     fn limits(&self, asked: &Resources) -> Limits {
@@ -160,7 +169,7 @@ fn cgroup_name(id: &SandboxId) -> String {
     id.as_str().to_owned()
 }
 
-fn make_private_dir(path: &Path) -> Result<()> {
+pub(super) fn make_private_dir(path: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -168,7 +177,7 @@ fn make_private_dir(path: &Path) -> Result<()> {
         .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("make directory {}", path.display()), e))
 }
 
-fn remove_dir(path: &Path) -> Result<()> {
+pub(super) fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(Error::caused_by(ErrorKind::Internal, format!("remove directory {}", path.display()), e))
@@ -217,8 +226,15 @@ impl Driver for ContainerDriver {
         Ok(self.hierarchy.check(&self.limits(&spec.resources))?)
     }
 
-    fn plan(&self, place: &Place, _spec: &SandboxSpec) -> Vec<Resource> {
-        vec![Resource::Directory { path: place.run_dir.clone() }, Resource::Cgroup { name: cgroup_name(&place.id) }]
+    fn plan(&self, place: &Place, spec: &SandboxSpec) -> Vec<Resource> {
+        let mut plan = vec![
+            Resource::Directory { path: place.run_dir.clone() },
+            Resource::Cgroup { name: cgroup_name(&place.id) },
+        ];
+        if matches!(spec.root, RootSpec::Layers { .. }) {
+            plan.push(Resource::Directory { path: self.roots.note_of(&place.id) });
+        }
+        plan
     }
 
     async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
@@ -231,6 +247,10 @@ impl Driver for ContainerDriver {
             self.hierarchy.remove(&cgroup).await?;
         }
         let listener = self.prepare(place, spec)?;
+        let layers = match &spec.root {
+            RootSpec::Layers { layers } => self.roots.mount(&place.id, layers)?,
+            RootSpec::Host | RootSpec::Scratch => Vec::new(),
+        };
         let config = jail::launch_config(
             &self.config,
             spec,
@@ -238,6 +258,7 @@ impl Driver for ContainerDriver {
                 id: &place.id,
                 uid_base: place.uid_base,
                 mount_point: mount_point(place),
+                layers,
                 cgroup_procs: self.hierarchy.procs_files(&cgroup),
                 capabilities,
             },
@@ -252,6 +273,8 @@ impl Driver for ContainerDriver {
             socket: socket_path(place),
             forwards: spec.forwards.clone(),
             notes: launched.notes,
+            changes_fd: launched.changes_fd,
+            uid_base: place.uid_base,
         };
         let data = serde_json::to_value(&held)
             .map_err(|e| Error::caused_by(ErrorKind::Internal, "write the container record", e))?;
@@ -276,6 +299,7 @@ impl Driver for ContainerDriver {
 
     async fn release(&self, resource: &Resource) -> Result<()> {
         match resource {
+            Resource::Directory { path } if self.roots.is_note(path) => self.roots.forget(path),
             Resource::Directory { path } => remove_dir(path),
             Resource::Cgroup { name } => Ok(self.hierarchy.remove(name).await?),
             Resource::UidRange { base, .. } => Err(Error::new(

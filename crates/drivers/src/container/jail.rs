@@ -22,6 +22,7 @@ pub(super) struct Prepared<'a> {
     pub id: &'a SandboxId,
     pub uid_base: u32,
     pub mount_point: PathBuf,
+    pub layers: Vec<PathBuf>,
     pub cgroup_procs: Vec<PathBuf>,
     pub capabilities: u64,
 }
@@ -36,7 +37,8 @@ pub(super) fn launch_config(
     let seccomp = seccomp::default_filters(prepared.capabilities)
         .map_err(|e| Error::caused_by(ErrorKind::Internal, "compile the system call filter", e))?;
     // Programs that are executed later and name no user are the main process's companions: they run as it does.
-    let user = spec.main.as_ref().and_then(|main| main.user.as_ref()).unwrap_or(&config.default_user);
+    let main = spec.main.as_ref().and_then(|main| main.user.as_ref());
+    let user = main.or(spec.process.user.as_ref()).unwrap_or(&config.default_user);
     Ok(LaunchConfig {
         cgroup_procs: prepared.cgroup_procs.clone(),
         jail: Some(JailConfig {
@@ -44,6 +46,7 @@ pub(super) fn launch_config(
             uid_base: prepared.uid_base,
             mount_point: prepared.mount_point.clone(),
             writable_bytes: spec.resources.disk_bytes.unwrap_or(defaults.disk_bytes),
+            layers: prepared.layers.clone(),
             host_paths: host_paths(config, &spec.root),
             binds: binds(spec)?,
             secrets_bytes: spec.resources.secrets_bytes.unwrap_or(defaults.secrets_bytes),

@@ -1,8 +1,8 @@
 //! The container driver: namespaces, own user range, capabilities, seccomp, cgroups; the host's kernel.
 //!
 //! It prepares what only the daemon can (directories, the cgroup, the agent's socket), executes the launcher, and keeps
-//! nothing: everything it needs later is in the [`Record`](moat_engine::Record). All mounts of a sandbox live in its own
-//! mount namespace, so there is none to remove.
+//! nothing about it: everything it needs later is in the [`Record`](moat_engine::Record). All mounts of a sandbox live in its
+//! own mount namespace, so there is none to remove. What many sandboxes share, layers of images, is mounted once (`roots`).
 //!
 //! | file | holds |
 //! |---|---|
@@ -10,12 +10,14 @@
 //! | `validate` | which field of a spec cannot be honoured |
 //! | `jail` | from a spec to what the launcher is told |
 //! | `probe` | what this host must have |
+//! | `roots` | layers shared by sandboxes |
 //! | `driver` | the contract |
 
 mod config;
 mod driver;
 mod jail;
 mod probe;
+mod roots;
 mod validate;
 
 pub use config::{ContainerConfig, ResourceDefaults};

@@ -1,12 +1,15 @@
 //! Which field of a spec cannot be honoured. Everything here is decided without looking at the host's state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moat_engine::error::{Error, Result};
-use moat_model::spec::{Artifact, Forward, Network, ProcessSpec, Resources};
+use moat_model::spec::{
+    Artifact, Forward, Network, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, Resources, RootLayer, RootSpec,
+};
 use moat_model::{ErrorKind, Isolation, SandboxSpec};
 
 use super::config::ResourceDefaults;
+use crate::linux::erofs;
 
 /// Nomad's least. The agent, its buffers and the file systems of an empty sandbox take about a third of it; with less it
 /// would be the agent that runs out of memory.
@@ -41,6 +44,9 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<()> {
             "network: a container has loopback only; the host's network needs isolation process",
         ));
     }
+    if let RootSpec::Layers { layers } = &spec.root {
+        check_layers(layers)?;
+    }
     if let Some(artifact) = &spec.artifact {
         check_artifact(artifact)?;
     }
@@ -50,6 +56,7 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<()> {
     if let Some(main) = &spec.main {
         check_process(main)?;
     }
+    check_defaults(&spec.process)?;
     check_forwards(&spec.forwards)
 }
 
@@ -81,13 +88,35 @@ fn check_artifact(artifact: &Artifact) -> Result<()> {
     if name.is_empty() || name.len() > FILE_NAME_MAX || matches!(name, "." | "..") || name.contains(['/', '\0']) {
         return Err(Error::invalid("artifact.name", format!("{name:?} is not a file name")));
     }
-    if artifact.sha256.len() != 64 || !artifact.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+    if !is_digest(&artifact.sha256) {
         return Err(Error::invalid("artifact.sha256", "must be 64 lower-case hex digits"));
     }
     if !artifact.path.is_absolute() {
         return Err(Error::invalid("artifact.path", "must be absolute"));
     }
     Ok(())
+}
+
+/// Enough for the kernel, and for a path below the roots directory.
+fn check_layers(layers: &[RootLayer]) -> Result<()> {
+    let refused = |why: String| Err(Error::invalid("root.layers", why));
+    if layers.is_empty() || layers.len() > ROOT_LAYERS_MAX {
+        return refused(format!("{} layers are not within 1 to {ROOT_LAYERS_MAX}", layers.len()));
+    }
+    for layer in layers {
+        if !is_digest(&layer.digest) {
+            return refused(format!("digest {:?} must be 64 lower-case hex digits", layer.digest));
+        }
+        if !layer.path.is_absolute() || layer.path.as_os_str().len() > erofs::SOURCE_LEN_MAX {
+            let path = layer.path.display();
+            return refused(format!("path {path} must be absolute and of at most {} bytes", erofs::SOURCE_LEN_MAX));
+        }
+    }
+    Ok(())
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn check_process(process: &ProcessSpec) -> Result<()> {
@@ -97,19 +126,39 @@ fn check_process(process: &ProcessSpec) -> Result<()> {
     if process.args.iter().any(|arg| arg.contains('\0')) {
         return Err(Error::invalid("main.args", "must not hold a NUL"));
     }
-    for (name, value) in &process.env {
+    check_env("main.env", &process.env)?;
+    check_cwd("main.cwd", process.cwd.as_deref())?;
+    check_user("main.user", process.user.as_deref())
+}
+
+fn check_defaults(process: &ProcessDefaults) -> Result<()> {
+    check_env("process.env", &process.env)?;
+    check_cwd("process.cwd", process.cwd.as_deref())?;
+    check_user("process.user", process.user.as_deref())
+}
+
+fn check_env(field: &'static str, env: &BTreeMap<String, String>) -> Result<()> {
+    for (name, value) in env {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(Error::invalid("main.env", format!("{name:?} is not a name: no '=', no NUL, not empty")));
+            return Err(Error::invalid(field, format!("{name:?} is not a name: no '=', no NUL, not empty")));
         }
         if value.contains('\0') {
-            return Err(Error::invalid("main.env", format!("the value of {name} holds a NUL")));
+            return Err(Error::invalid(field, format!("the value of {name} holds a NUL")));
         }
     }
-    if process.cwd.as_ref().is_some_and(|cwd| !cwd.starts_with('/') || cwd.contains('\0')) {
-        return Err(Error::invalid("main.cwd", "must be absolute inside the sandbox"));
+    Ok(())
+}
+
+fn check_cwd(field: &'static str, cwd: Option<&str>) -> Result<()> {
+    if cwd.is_some_and(|cwd| !cwd.starts_with('/') || cwd.contains('\0')) {
+        return Err(Error::invalid(field, "must be absolute inside the sandbox"));
     }
-    if process.user.as_ref().is_some_and(|user| user.is_empty() || user.contains(['\0', '\n'])) {
-        return Err(Error::invalid("main.user", "must be a name, uid or uid:gid"));
+    Ok(())
+}
+
+fn check_user(field: &'static str, user: Option<&str>) -> Result<()> {
+    if user.is_some_and(|user| user.is_empty() || user.contains(['\0', '\n'])) {
+        return Err(Error::invalid(field, "must be a name or uid, with :group or not"));
     }
     Ok(())
 }
@@ -134,11 +183,10 @@ fn check_forwards(forwards: &[Forward]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::path::PathBuf;
 
     use moat_model::Namespace;
-    use moat_model::spec::{RootSpec, Security, StopSpec};
+    use moat_model::spec::{Security, StopSpec};
 
     use super::*;
 
@@ -194,6 +242,16 @@ mod tests {
             forwards: vec![Forward { listen_port: port, target: target.to_owned() }; 2],
             ..spec()
         };
+        let layers = |count, digest: &str| {
+            let layer = RootLayer { digest: digest.to_owned(), path: PathBuf::from("/x.erofs") };
+            SandboxSpec { root: RootSpec::Layers { layers: vec![layer; count] }, ..spec() }
+        };
+        let defaults = |change: fn(&mut ProcessDefaults)| {
+            let mut process = ProcessDefaults::default();
+            change(&mut process);
+            SandboxSpec { process, ..spec() }
+        };
+        check(&layers(ROOT_LAYERS_MAX, &"a".repeat(64))).unwrap();
         for (spec, named) in [
             (SandboxSpec { isolation: Isolation::Microvm, ..spec() }, "isolation"),
             (SandboxSpec { network: Network::Host, ..spec() }, "network"),
@@ -208,6 +266,13 @@ mod tests {
             (main(|p| drop(p.env.insert("A".to_owned(), "\0".to_owned()))), "main.env"),
             (main(|p| p.cwd = Some("tmp".to_owned())), "main.cwd"),
             (main(|p| p.user = Some(String::new())), "main.user"),
+            (layers(0, &"a".repeat(64)), "root.layers"),
+            (layers(ROOT_LAYERS_MAX + 1, &"a".repeat(64)), "root.layers"),
+            (layers(1, "../../etc"), "root.layers"),
+            (layers(1, &"A".repeat(64)), "root.layers"),
+            (defaults(|p| p.cwd = Some("tmp".to_owned())), "process.cwd"),
+            (defaults(|p| p.user = Some("a\nb".to_owned())), "process.user"),
+            (defaults(|p| drop(p.env.insert("A=B".to_owned(), String::new()))), "process.env"),
             (forward(0, "h:1"), "forwards.listen_port"),
             (forward(1, "h:1"), "forwards.listen_port"),
             (forward(1, "h"), "forwards.target"),

@@ -34,6 +34,8 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// What the launcher wants the operator to know.
     pub notes: Vec<String>,
+    /// The agent's descriptor of what changes in its root.
+    pub changes_fd: Option<u32>,
 }
 
 /// Why no agent was started.
@@ -119,9 +121,9 @@ pub async fn launch(binary: &AgentBinary, config: &LaunchConfig, listener: Owned
     }
     // The launcher ends by itself now; tokio collects it. Waiting here would wait for its mount namespace to be torn down.
     match (serde_json::from_slice(&answer.text), answer.pidfd) {
-        (Ok(LaunchReply::Started { pid, notes }), Some(pidfd)) => {
+        (Ok(LaunchReply::Started { pid, notes, changes_fd }), Some(pidfd)) => {
             let identity = ProcessIdentity::of(pid).map_err(LaunchError::io("identify the agent"))?;
-            Ok(Launched { identity, pidfd, notes })
+            Ok(Launched { identity, pidfd, notes, changes_fd })
         }
         (Ok(LaunchReply::Started { .. }), None) => Err(LaunchError::Nonsense("no pidfd came with it".to_owned())),
         (Ok(LaunchReply::Failed { stage, detail }), _) => Err(LaunchError::Failed { stage, detail }),

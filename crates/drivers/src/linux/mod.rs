@@ -4,6 +4,7 @@ pub mod agent_binary;
 pub mod capability;
 pub mod cgroup;
 pub mod endpoint;
+pub mod erofs;
 pub mod identity;
 pub mod launch;
 pub mod readiness;

@@ -19,7 +19,7 @@ use moat_agent::launch::{AgentConfig, LaunchConfig};
 use moat_engine::driver::{Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Usage};
 use moat_engine::guest::agent::AgentGuest;
 use moat_engine::{Error, Guest, Result};
-use moat_model::spec::{Network, RootSpec};
+use moat_model::spec::{Network, OnTimeout, RootSpec};
 use moat_model::{ErrorKind, Isolation, Resource, SandboxSpec};
 
 use crate::linux::agent_binary::AgentBinary;
@@ -127,6 +127,10 @@ impl Driver for ProcessDriver {
     fn validate(&self, spec: &SandboxSpec) -> Result<()> {
         self.refuse_unless_enabled()?;
         refuse_what_needs_a_sandbox(spec)?;
+        if spec.on_timeout == OnTimeout::Pause && self.freezer().is_none() {
+            let why = "on_timeout: this host has no freezer cgroup, so nothing can be paused: kill";
+            return Err(Error::new(ErrorKind::Unsupported, why));
+        }
         if let Some(artifact) = &spec.artifact
             && !is_file_name(&artifact.name)
         {
@@ -244,7 +248,7 @@ impl Freezer for ProcessDriver {
 fn refuse_what_needs_a_sandbox(spec: &SandboxSpec) -> Result<()> {
     let unsupported = [
         (spec.isolation > Isolation::Process, "isolation", "the process driver isolates nothing"),
-        (spec.root == RootSpec::Scratch, "root", "without a sandbox there is only the host's root: template host"),
+        (spec.root != RootSpec::Host, "root", "without a sandbox there is only the host's root: template host"),
         (spec.network != Network::Host, "network", "without a sandbox there is only the host's network: host"),
         (!spec.forwards.is_empty(), "forwards", "without a sandbox there is no loopback of its own: connect directly"),
         (!spec.security.cap_add.is_empty(), "security.cap_add", "without a sandbox capabilities are those of the user"),

@@ -39,6 +39,7 @@ fn what_only_a_sandbox_has_is_refused_by_name() {
     let wrong: Vec<(&str, SandboxSpec)> = vec![
         ("isolation", SandboxSpec { isolation: Isolation::Container, ..spec() }),
         ("root", SandboxSpec { root: RootSpec::Scratch, ..spec() }),
+        ("root", SandboxSpec { root: RootSpec::Layers { layers: Vec::new() }, ..spec() }),
         ("network", SandboxSpec { network: Network::Isolated, ..spec() }),
         ("forwards", SandboxSpec { forwards: vec![Forward { listen_port: 1, target: "a:1".to_owned() }], ..spec() }),
         (

@@ -21,6 +21,7 @@ fn config(host: &Host) -> LaunchConfig {
             uid_base: 0x5100_0000,
             mount_point,
             writable_bytes: 1 << 20,
+            layers: Vec::new(),
             host_paths: Vec::new(),
             binds: Vec::new(),
             secrets_bytes: 4096,

@@ -5,6 +5,8 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../harness/image.rs"]
+mod image;
 
 mod bounds;
 mod conformance;
@@ -13,6 +15,7 @@ mod escape;
 mod exec;
 mod isolation;
 mod launcher;
+mod layers;
 mod lifecycle;
 mod limits;
 mod root;

@@ -32,7 +32,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Host {
     pub driver: Arc<ContainerDriver>,
     pub dir: TempDir,
-    _lock: HostLock,
+    pub _lock: HostLock,
 }
 
 /// Settings tests use: the defaults below a cgroup of their own.
@@ -61,14 +61,15 @@ impl Host {
             moat_testkit::not_run(id, "needs root");
             return None;
         }
+        // Below /tmp: the socket's path must stay short.
+        let dir = tempfile::Builder::new().prefix("moat-").tempdir().unwrap();
+        let config = ContainerConfig { roots_dir: dir.path().join("roots"), ..config };
         let driver = ContainerDriver::new(config, BINARY.clone()).unwrap();
         let unmet = driver.probe().into_iter().find(|r| !r.met && r.need == moat_engine::driver::Need::Required);
         if let Some(unmet) = unmet {
             moat_testkit::not_run(id, &format!("{}: {}", unmet.name, unmet.fact));
             return None;
         }
-        // Below /tmp: the socket's path must stay short.
-        let dir = tempfile::Builder::new().prefix("moat-").tempdir().unwrap();
         Some(Self { driver: Arc::new(driver), dir, _lock: lock })
     }
 

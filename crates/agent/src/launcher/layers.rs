@@ -1,0 +1,108 @@
+//! A root made of read-only layers that many sandboxes share.
+//!
+//! Each layer is mounted on the host once. Here it is copied, and the copy's ids are mapped to the sandbox's range: what
+//! root owns in an image, the sandbox's root owns, and no byte was copied for it. An overlay puts the sandbox's own layer
+//! over the copies. That one lies on a plain tmpfs and is not mapped (an id-mapped upper layer would silently make the
+//! overlay read-only): what is written there has the ids the sandbox's processes have on the host.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use moat_agent::launch::JailConfig;
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat};
+use rustix::mount::MountAttrFlags;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+
+use super::clone::{Side, clone3};
+use super::mount::{self, Reach};
+use super::tree::Tree;
+use super::{LaunchError, at};
+
+const STAGE: &str = "layers";
+
+/// Longest value of a mount option the kernel takes.
+const OPTION_LEN_MAX: usize = 255;
+
+/// Mounts the root on the directory `root` of `own`, the sandbox's writable tmpfs. Returns the mount and the directory
+/// that holds what the sandbox changes.
+pub fn mount(own: &Tree, jail: &JailConfig) -> Result<(OwnedFd, OwnedFd), LaunchError> {
+    let ids = mapped_ids(jail.uid_base)?;
+    let mut copies = Vec::with_capacity(jail.layers.len());
+    for (index, layer) in jail.layers.iter().enumerate() {
+        let copy = mount::bind(CWD, layer, Reach::One, MountAttrFlags::empty()).map_err(at(STAGE, layer))?;
+        mount::map_ids(copy.as_fd(), ids.as_fd()).map_err(at("map ids of layer", layer))?;
+        // Overlays of kernels before 6.15 take nothing that is not mounted somewhere.
+        let spot = PathBuf::from(format!("lower/{index}"));
+        let spot = own.directory(&spot, Mode::from_raw_mode(0o700)).map_err(at(STAGE, layer))?;
+        mount::attach(&copy, spot.as_fd()).map_err(at(STAGE, layer))?;
+        copies.push(copy);
+    }
+    let upper = own.directory(Path::new("upper"), Mode::from_raw_mode(0o755)).map_err(at(STAGE, &jail.mount_point))?;
+    let work = own.directory(Path::new("work"), Mode::from_raw_mode(0o700)).map_err(at(STAGE, &jail.mount_point))?;
+    let top = copies.last().ok_or_else(|| LaunchError::new(STAGE, "there is none"))?;
+    like(&upper, top).map_err(at(STAGE, &jail.mount_point))?;
+    let overlay = overlay(&copies, &upper, &work).map_err(at(STAGE, &jail.mount_point))?;
+    let place = own.open(Path::new("root")).map_err(at(STAGE, &jail.mount_point))?;
+    mount::attach(&overlay, place.as_fd()).map_err(at(STAGE, &jail.mount_point))?;
+    Ok((overlay, upper))
+}
+
+/// The top directory of an overlay is that of its upper layer: it gets the image's owner and mode.
+fn like(upper: &OwnedFd, top: &OwnedFd) -> io::Result<()> {
+    let found = fstat(top)?;
+    let upper = openat(upper, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    fchown(&upper, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)))?;
+    Ok(fchmod(&upper, Mode::from_raw_mode(found.st_mode & 0o7777))?)
+}
+
+/// Set-user-id programs keep their bit here; whether it means anything is decided by no_new_privs.
+fn overlay(copies: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> io::Result<OwnedFd> {
+    let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    // The kernel wants the top one first.
+    let lower: Vec<String> = copies.iter().rev().map(path).collect();
+    let (joined, upper, work) = (lower.join(":"), path(upper), path(work));
+    let mut options: Vec<(&str, &str)> = if joined.len() <= OPTION_LEN_MAX {
+        vec![("lowerdir", joined.as_str())]
+    } else {
+        // One by one: from Linux 6.8 on.
+        lower.iter().map(|path| ("lowerdir+", path.as_str())).collect()
+    };
+    options.extend([
+        ("upperdir", upper.as_str()),
+        ("workdir", &work),
+        // A captured layer must be complete by itself, and nothing survives the sandbox: no bookkeeping, no references.
+        ("xino", "off"),
+        ("index", "off"),
+        ("metacopy", "off"),
+        ("redirect_dir", "nofollow"),
+        ("volatile", ""),
+    ]);
+    mount::filesystem("overlay", &options, MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
+/// A user namespace with the sandbox's mapping, of a process that lives just long enough to have one.
+fn mapped_ids(base: u32) -> Result<OwnedFd, LaunchError> {
+    let failed = |e: io::Error| LaunchError::new("namespace of the mapping", e);
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|e| failed(e.into()))?;
+    match clone3(libc::CLONE_NEWUSER, None).map_err(failed)? {
+        Side::Child => {
+            drop(ours);
+            // End of file, when the parent has what it wanted or has died.
+            let _ = recv(&theirs, &mut [0_u8; 1][..], RecvFlags::empty());
+            crate::sys::exit_now(0)
+        }
+        Side::Parent { pid, pidfd } => {
+            drop(theirs);
+            let namespace = Path::new("/proc").join(pid.as_raw_pid().to_string()).join("ns/user");
+            let opened = super::map_ids(pid, base).and_then(|()| {
+                openat(CWD, &namespace, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(at("namespace of the mapping", &namespace))
+            });
+            drop(ours);
+            super::end(&pidfd);
+            opened
+        }
+    }
+}
