@@ -4,8 +4,6 @@
 //! made or revoked on the command line works without the daemon's help. Writers hold a lock beside the file and replace it
 //! whole. A file that cannot be read lets nobody in.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock;
+use crate::durable;
 use crate::error::{Error, Result};
 
 /// Longest that a revoked key goes on working; reading metadata at every request would cost more than it is worth.
@@ -203,7 +202,7 @@ impl ApiKeys {
         document.version = 1;
         let body = serde_json::to_vec_pretty(&document)
             .map_err(|e| Error::caused_by(ErrorKind::Internal, "write the API keys", e))?;
-        replace(&self.path, &body).map_err(internal)?;
+        durable::replace(&self.path, &body).map_err(internal)?;
         let mut seen = self.lock();
         seen.looked = Instant::now();
         seen.stamp = stamp(&self.path)?;
@@ -216,16 +215,6 @@ fn private() -> std::fs::OpenOptions {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).mode(0o600);
     options
-}
-
-/// Written beside, synced and renamed: whoever reads has the old keys or the new.
-fn replace(path: &Path, body: &[u8]) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = private().create(true).truncate(true).open(&beside)?;
-    file.write_all(body)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 fn stamp(path: &Path) -> Result<Option<Stamp>> {

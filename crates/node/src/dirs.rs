@@ -55,6 +55,31 @@ impl Dirs {
         self.data.join("artifacts")
     }
 
+    /// Template records, `<name>.json`.
+    pub fn templates(&self) -> PathBuf {
+        self.data.join("templates")
+    }
+
+    /// Snapshot records, `<id>.json`.
+    pub fn snapshots(&self) -> PathBuf {
+        self.data.join("snapshots")
+    }
+
+    /// What happened to sandboxes that ended, `<id>.json`.
+    pub fn history(&self) -> PathBuf {
+        self.data.join("history")
+    }
+
+    /// Images, unless the configuration puts them elsewhere.
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
+    /// API keys.
+    pub fn api_keys(&self) -> PathBuf {
+        self.data.join("api-keys.json")
+    }
+
     /// Log files, a directory for each workload id.
     pub fn logs(&self) -> PathBuf {
         self.data.join("logs")

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dirs;
+pub mod durable;
 pub mod error;
 pub mod events;
 pub mod guard;

@@ -16,8 +16,9 @@ use bytes::Bytes;
 use moat_agent::protocol::{Offsets, StreamName};
 use moat_engine::Outlet;
 use moat_model::lifecycle::SandboxView;
+use moat_model::spec::Owner;
 use moat_model::{ErrorKind, SandboxId, WorkloadId};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::clock;
 use crate::error::{Error, Result};
@@ -68,6 +69,8 @@ struct Inner {
     /// A publisher is connected and gets its batches confirmed.
     publishing: watch::Sender<bool>,
     judge: OnceLock<Arc<dyn Judge>>,
+    /// A sandbox that is no workload's has ended.
+    ends: Arc<Notify>,
 }
 
 /// Knows what becomes of a workload whose sandbox ended.
@@ -92,6 +95,7 @@ impl NodeOutlet {
             news: watch::Sender::new(0),
             publishing: watch::Sender::new(false),
             judge: OnceLock::new(),
+            ends: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -133,6 +137,11 @@ impl NodeOutlet {
     /// Who is asked whether an end is the end. Without one, it is. The first call counts.
     pub fn set_judge(&self, judge: Arc<dyn Judge>) {
         let _ = self.inner.judge.set(judge);
+    }
+
+    /// Notified when a sandbox that is no workload's has ended.
+    pub fn ends(&self) -> Arc<Notify> {
+        Arc::clone(&self.inner.ends)
     }
 
     /// The workload a sandbox is bound to.
@@ -231,6 +240,9 @@ impl Outlet for NodeOutlet {
             blocking("remember what was told", move || inner.state.told(&inner.config, &id, told))
                 .await
                 .map_err(engine_error)?;
+        }
+        if view.phase.is_terminal() && view.origin.owner != Owner::Workload {
+            self.inner.ends.notify_one();
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ pub fn named(config: &NodeConfig) -> Result<Vec<Arc<dyn Driver>>> {
                 let mut container = config.container.clone();
                 container.private_dirs = vec![config.run_dir.clone(), config.data_dir.clone()];
                 container.roots_dir = config.run_dir.join("roots");
+                container.private_dirs.extend(config.oci.cache_dir.clone());
                 drivers.push(Arc::new(ContainerDriver::new(container, binary.clone())?));
             }
             "process" => {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock of run_dir -> identity -> outbox, outlet -> drivers -> engine (recovers) -> workloads (recover)
-//!   -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics -> node_started -> autostart, heartbeat
+//!   -> images, templates -> sandboxes, pools -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics -> node_started -> autostart, heartbeat
 //! ```
 //!
 //! It ends in phases, each with a budget and a line in the log: no more requests; those taken are answered; workloads are
@@ -10,6 +10,7 @@
 //! exist: whoever cannot wait kills the process, and nothing is lost by that either.
 
 mod drivers;
+mod services;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,6 +22,7 @@ use moat_model::NodeId;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api_keys::ApiKeys;
 use crate::artifact::ArtifactStore;
 use crate::clock;
 use crate::config::NodeConfig;
@@ -34,10 +36,12 @@ use crate::metrics::{self, MetricsServer, NodeNumbers};
 use crate::nats::{Connection, Intake, Once};
 use crate::outlet::{NodeOutlet, OutletConfig};
 use crate::publish::{Publisher, PublisherConfig};
+use crate::sandboxes::{Foundation, Sandboxes};
 use crate::stream::{self, StreamConfig, StreamServer};
+use crate::templates::Templates;
 use crate::verbs::{self, Service, VERSION};
 use crate::workloads::record::{RecordJudge, RecordStore};
-use crate::workloads::{Foundation, Workloads};
+use crate::workloads::{self, Workloads};
 
 pub use drivers::{drivers, named as named_drivers};
 
@@ -66,6 +70,9 @@ pub async fn run(config: NodeConfig, shutdown: CancellationToken) -> Result<()> 
 pub struct Node {
     service: Arc<Service>,
     engine: Engine,
+    templates: Templates,
+    sandboxes: Sandboxes,
+    keys: Arc<ApiKeys>,
     intake: Intake,
     streams: StreamServer,
     metrics: Option<MetricsServer>,
@@ -98,9 +105,10 @@ impl Node {
 
         let outbox = Outbox::open(&dirs.outbox(), subjects.clone()).await?;
         let outlet = open_outlet(&config, &dirs, outbox.clone()).await?;
+        let isolation = services::isolation(&registry);
         let (engine, found) = Engine::open(engine_config(&config), registry, Arc::new(outlet.clone())).await?;
         let artifacts = ArtifactStore::open(&dirs.artifacts(), config.artifact_cache_bytes_max)?;
-        let base = Foundation {
+        let base = workloads::Foundation {
             node: node.clone(),
             engine: engine.clone(),
             outlet: outlet.clone(),
@@ -109,6 +117,28 @@ impl Node {
             limits: config.limits,
         };
         let workloads = Workloads::open(&dirs.workloads(), base, found).await?;
+        let (started_at, lameduck) = (clock::now(), Arc::new(AtomicBool::new(false)));
+        let keys = Arc::new(ApiKeys::open(&dirs.api_keys())?);
+        let templates = services::templates(&config, &dirs, engine.clone())?;
+        let foundation = Foundation {
+            node: node.clone(),
+            name: config.name.clone().unwrap_or_else(|| identity.nickname()),
+            started_at,
+            lameduck: Arc::clone(&lameduck),
+            engine: engine.clone(),
+            outlet: outlet.clone(),
+            templates: templates.clone(),
+            config: config.sandboxes.clone(),
+            resources: config.resources.clone(),
+            sandboxes_max: config.sandboxes_max,
+            isolation,
+            process_allowed: config.unsafe_allowed(),
+            pool: config.pool.clone(),
+            snapshot_dir: dirs.snapshots(),
+            history_dir: dirs.history(),
+        };
+        let sandboxes = Sandboxes::open(foundation).await?;
+        templates.go_on();
 
         let connection = Connection::open(&config.nats, &node).await?;
         let telling = CancellationToken::new();
@@ -132,8 +162,8 @@ impl Node {
             workloads,
             outlet,
             outbox,
-            started_at: clock::now(),
-            lameduck: AtomicBool::new(false),
+            started_at,
+            lameduck,
         });
         let intake = Intake::open(connection.client(), &subjects, &node, Arc::clone(&service)).await?;
         let streams = stream::serve(
@@ -157,7 +187,21 @@ impl Node {
         let started = Fact::node_started(&node, VERSION, service.tags(), service.started_at);
         service.outbox.emit(started).await?;
         tracing::info!(%node, xkey = %service.identity.xkey().public_key(), version = VERSION, "node is up");
-        Ok(Self { service, engine, intake, streams, metrics, publisher, tasks, background, telling, _guard: guard })
+        Ok(Self {
+            service,
+            engine,
+            templates,
+            sandboxes,
+            keys,
+            intake,
+            streams,
+            metrics,
+            publisher,
+            tasks,
+            background,
+            telling,
+            _guard: guard,
+        })
     }
 
     /// Its id.
@@ -173,6 +217,21 @@ impl Node {
     /// Its workloads.
     pub fn workloads(&self) -> &Workloads {
         &self.service.workloads
+    }
+
+    /// Its sandboxes of the API.
+    pub fn sandboxes(&self) -> &Sandboxes {
+        &self.sandboxes
+    }
+
+    /// Its templates and images.
+    pub fn templates(&self) -> &Templates {
+        &self.templates
+    }
+
+    /// Who may use the API.
+    pub fn keys(&self) -> &Arc<ApiKeys> {
+        &self.keys
     }
 
     /// Its connection.
@@ -194,9 +253,12 @@ impl Node {
         if service.config.stop_workloads {
             tracing::info!("shutting down: stopping the workloads");
             service.workloads.stop_all(STOP_BUDGET).await;
+            within("end the sandboxes", STOP_BUDGET, self.sandboxes.end_all()).await;
         }
         tracing::info!(left_running = service.workloads.live().len(), "shutting down: letting go of the workloads");
         within("let go of the workloads", DETACH_BUDGET, service.workloads.detach()).await;
+        within("end the warm-ups", DETACH_BUDGET, self.templates.close()).await;
+        within("let go of the sandboxes of the API", DETACH_BUDGET, self.sandboxes.close()).await;
         within("let go of the sandboxes", DETACH_BUDGET, self.engine.detach()).await;
         self.tasks.close();
         within("end the background tasks", DETACH_BUDGET, self.tasks.wait()).await;

@@ -2,139 +2,324 @@
 //! explained after they are gone.
 //!
 //! The engine decides how a sandbox lives; here is decided what it is made of, whose it is, and what is remembered of it.
+//! [`plan`] reads a request, [`launch`] makes what it asks for, [`branch`] makes snapshots and children, [`reaper`] takes
+//! ended ones from the engine into [`history`].
 
-use moat_api::rest::node::{Node, SandboxStats, Stats};
-use moat_api::rest::sandbox::{
-    CreateSandbox, Explanation, Fork, Forked, Keepalive, ListSandboxes, Resume, Sandbox, SandboxList, Snapshot,
-    SnapshotList, TakeSnapshot,
-};
-use moat_engine::Guest;
+mod branch;
+pub(crate) mod checks;
+mod history;
+mod launch;
+pub(crate) mod limits;
+mod list;
+mod logs;
+mod node;
+mod plan;
+mod pool;
+mod reaper;
+mod reply;
+mod snapshots;
+mod users;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use moat_api::rest::node::SandboxStats;
+use moat_api::rest::sandbox::{CreateSandbox, Explanation, Keepalive, Resume, Sandbox};
 use moat_engine::guest::ExecSession;
-use moat_model::spec::ExecSpec;
-use moat_model::{ErrorKind, Namespace, SandboxId};
+use moat_engine::pool::Pool;
+use moat_engine::{Engine, Guest};
+use moat_model::lifecycle::SandboxView;
+use moat_model::spec::{ExecSpec, Owner, Resources};
+use moat_model::{ErrorKind, Isolation, Namespace, NodeId, ProcessSpec, SandboxId, Timestamp};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::clock;
+use crate::config::{PoolConfig, SandboxesConfig};
 use crate::error::{Error, Result};
+use crate::outlet::{NodeOutlet, blocking};
+use crate::templates::Templates;
+
+use history::History;
+use snapshots::Snapshots;
+
+/// What sandboxes stand on.
+#[derive(Debug)]
+pub struct Foundation {
+    /// Whose they are.
+    pub node: NodeId,
+    /// The node's name for people.
+    pub name: String,
+    /// Since when its daemon runs.
+    pub started_at: Timestamp,
+    /// It takes nothing new.
+    pub lameduck: Arc<AtomicBool>,
+    /// Makes them.
+    pub engine: Engine,
+    /// Takes their output.
+    pub outlet: NodeOutlet,
+    /// What they are made from.
+    pub templates: Templates,
+    /// Bounds.
+    pub config: SandboxesConfig,
+    /// Limits of those whose creator and template name none.
+    pub resources: Resources,
+    /// Most sandboxes on the node.
+    pub sandboxes_max: usize,
+    /// Kinds of isolation the node gives.
+    pub isolation: Vec<Isolation>,
+    /// The operator allows sandboxes that are none.
+    pub process_allowed: bool,
+    /// Warm pools.
+    pub pool: PoolConfig,
+    /// Where snapshots are recorded.
+    pub snapshot_dir: PathBuf,
+    /// Where ended sandboxes are remembered.
+    pub history_dir: PathBuf,
+}
 
 /// The sandboxes of this node that belong to the API. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Sandboxes {}
+pub struct Sandboxes {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    base: Foundation,
+    pool: Pool,
+    snapshots: Snapshots,
+    history: History,
+    /// Being made, and not yet the engine's: counted against the quota of their namespace.
+    coming: Mutex<HashMap<SandboxId, Namespace>>,
+    /// How long those took that this daemon made, more exactly than the engine's clock says.
+    boot_ms: Mutex<HashMap<SandboxId, f64>>,
+    created: AtomicU64,
+    /// A sandbox ended, or may have.
+    ended: Notify,
+    tasks: TaskTracker,
+    closed: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change is one insertion or removal, so a panic elsewhere cannot have left one half made.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Sandboxes {
+    /// Takes up what an earlier daemon left, and begins to fill the pools.
+    pub async fn open(base: Foundation) -> Result<Self> {
+        let (dir, config) = (base.history_dir.clone(), base.config.clone());
+        let history = tokio::task::spawn_blocking(move || {
+            let history = History::open(&dir, config.keep_ended, config.keep_ended_max)?;
+            history.sweep(clock::now());
+            Ok::<_, Error>(history)
+        });
+        let history = history.await.map_err(|e| Error::caused_by(ErrorKind::Internal, "read the history", e))??;
+        let snapshots = Snapshots::open(&base.snapshot_dir, base.templates.store().clone())?;
+        let pool = Pool::open(base.engine.clone(), pool::config(&base.pool));
+        let shared = Arc::new(Shared {
+            base,
+            pool,
+            snapshots,
+            history,
+            coming: Mutex::default(),
+            boot_ms: Mutex::default(),
+            created: AtomicU64::new(0),
+            ended: Notify::new(),
+            tasks: TaskTracker::new(),
+            closed: CancellationToken::new(),
+        });
+        shared.base.templates.set_users(Arc::new(users::Users::of(&shared)));
+        let this = Self { shared };
+        this.unbind_lost().await;
+        let (reaper, filler) = (this.clone(), this.clone());
+        this.shared.tasks.spawn(async move { reaper.reap().await });
+        this.shared.tasks.spawn(async move { filler.fill_pools().await });
+        Ok(this)
+    }
+
+    /// Ends the background tasks; sandboxes live on.
+    pub async fn close(&self) {
+        self.shared.closed.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
     /// Creates one; returns when its agent is ready. From the pool, if a member fits.
     pub async fn create(&self, namespace: &Namespace, request: CreateSandbox) -> Result<Sandbox> {
-        let _ = (namespace, request);
-        Err(not_yet())
+        self.admit()?;
+        let begun = std::time::Instant::now();
+        let plan = self.plan(namespace, &request).await?;
+        let view = match self.claim_member(&plan).await {
+            Some(view) => view,
+            None => self.launch(plan).await?,
+        };
+        let boot_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        lock(&self.shared.boot_ms).insert(view.id.clone(), boot_ms);
+        self.shown(&view)
     }
 
     /// One, also if it has ended and is remembered. Another tenant's is not found.
     pub fn get(&self, namespace: &Namespace, id: &SandboxId) -> Result<Sandbox> {
-        let _ = (namespace, id);
-        Err(not_yet())
-    }
-
-    /// A page.
-    pub fn list(&self, namespace: &Namespace, query: &ListSandboxes) -> Result<SandboxList> {
-        let _ = (namespace, query);
-        Err(not_yet())
+        match self.view(namespace, id) {
+            Ok(view) => self.shown(&view).or_else(|_| self.remembered(namespace, id)),
+            Err(_) => self.remembered(namespace, id),
+        }
     }
 
     /// Ends one from whatever phase; resolves when nothing of it is left. Its explanation is kept.
     pub async fn delete(&self, namespace: &Namespace, id: &SandboxId) -> Result<()> {
-        let _ = (namespace, id);
-        Err(not_yet())
+        self.view(namespace, id)?;
+        let (this, id) = (self.clone(), id.clone());
+        // Whoever asked may go away; what was asked for is done.
+        let ended = self.shared.tasks.spawn(async move { this.end(&id).await });
+        ended.await.map_err(|e| Error::caused_by(ErrorKind::Internal, "end a sandbox", e))?
     }
 
     /// Gives it a new life span.
     pub async fn keepalive(&self, namespace: &Namespace, id: &SandboxId, request: Keepalive) -> Result<Sandbox> {
-        let _ = (namespace, id, request);
-        Err(not_yet())
+        self.view(namespace, id)?;
+        let span = plan::new_span(&self.shared.base.config, request.timeout_sec)?;
+        let view = self.shared.base.engine.keepalive(id, span, request.shorten).await?;
+        self.shown(&view)
     }
 
     /// Freezes it. One that is paused already is a conflict.
     pub async fn pause(&self, namespace: &Namespace, id: &SandboxId) -> Result<Sandbox> {
-        let _ = (namespace, id);
-        Err(not_yet())
+        self.view(namespace, id)?;
+        let view = self.shared.base.engine.pause(id).await?;
+        self.shown(&view)
     }
 
     /// Lets it go on. One that runs already stays as it is.
     pub async fn resume(&self, namespace: &Namespace, id: &SandboxId, request: Resume) -> Result<Sandbox> {
-        let _ = (namespace, id, request);
-        Err(not_yet())
-    }
-
-    /// Makes children of it.
-    pub async fn fork(&self, namespace: &Namespace, id: &SandboxId, request: Fork) -> Result<Forked> {
-        let _ = (namespace, id, request);
-        Err(not_yet())
-    }
-
-    /// Keeps its file system under an id.
-    pub async fn snapshot(&self, namespace: &Namespace, id: &SandboxId, request: TakeSnapshot) -> Result<Snapshot> {
-        let _ = (namespace, id, request);
-        Err(not_yet())
-    }
-
-    /// All snapshots.
-    pub fn snapshots(&self, namespace: &Namespace) -> Result<SnapshotList> {
-        let _ = namespace;
-        Err(not_yet())
-    }
-
-    /// Removes a snapshot by id or name; one that sandboxes live from is a conflict.
-    pub async fn delete_snapshot(&self, namespace: &Namespace, name: &str) -> Result<()> {
-        let _ = (namespace, name);
-        Err(not_yet())
+        self.view(namespace, id)?;
+        let engine = &self.shared.base.engine;
+        let view = match plan::new_span(&self.shared.base.config, request.timeout_sec)? {
+            Some(span) => engine.resume_for(id, span).await?,
+            None => engine.resume(id).await?,
+        };
+        self.shown(&view)
     }
 
     /// What happened to it; also after it is gone.
     pub async fn explain(&self, namespace: &Namespace, id: &SandboxId) -> Result<Explanation> {
-        let _ = (namespace, id);
-        Err(not_yet())
+        if let Ok(view) = self.view(namespace, id)
+            && let Ok(steps) = self.shared.base.engine.explain(id).await
+            && let Ok(sandbox) = self.shown(&view)
+        {
+            return Ok(Explanation { id: id.to_string(), sandbox, steps: reply::steps(&steps) });
+        }
+        let (shared, namespace, id) = (Arc::clone(&self.shared), namespace.clone(), id.clone());
+        tokio::task::spawn_blocking(move || shared.history.explain(&namespace, &id))
+            .await
+            .map_err(|e| Error::caused_by(ErrorKind::Internal, "read the history of a sandbox", e))?
     }
 
     /// What it uses.
     pub async fn usage(&self, namespace: &Namespace, id: &SandboxId) -> Result<SandboxStats> {
-        let _ = (namespace, id);
-        Err(not_yet())
+        let view = self.view(namespace, id)?;
+        let usage = self.shared.base.engine.usage(id).await?;
+        Ok(SandboxStats {
+            id: id.to_string(),
+            memory_bytes: usage.memory_bytes,
+            memory_peak_bytes: usage.memory_peak_bytes,
+            memory_limit_bytes: view.resources.memory_bytes,
+            cpu_usec: usage.cpu_usec,
+            pids: usage.pids,
+            oom_kills: usage.oom_kills,
+        })
     }
 
     /// Runs a process in it, with its defaults; counts as use.
     pub async fn exec(&self, namespace: &Namespace, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
-        let _ = (namespace, id, spec);
-        Err(not_yet())
+        self.view(namespace, id)?;
+        self.shared.base.engine.exec(id, spec).await
     }
 
-    /// Its inside, for files, detached execs and processes; counts as use. Paused is a conflict that says so.
-    pub async fn guest(&self, namespace: &Namespace, id: &SandboxId) -> Result<std::sync::Arc<dyn Guest>> {
-        let _ = (namespace, id);
-        Err(not_yet())
+    /// Its inside, for files, detached execs and processes; counts as use. Paused is a conflict that says so. Processes
+    /// started through it get no defaults: see [`Sandboxes::with_defaults`].
+    pub async fn guest(&self, namespace: &Namespace, id: &SandboxId) -> Result<Arc<dyn Guest>> {
+        self.view(namespace, id)?;
+        self.shared.base.engine.guest(id).await
     }
 
-    /// This node.
-    pub fn node(&self) -> Node {
-        Node {
-            id: String::new(),
-            name: String::new(),
-            version: String::new(),
-            status: String::new(),
-            isolation: Vec::new(),
-            cpus: 0,
-            memory_bytes: 0,
-            memory_available_bytes: 0,
-            sandboxes: 0,
-            sandboxes_max: 0,
-            templates: Vec::new(),
-            started_at: String::new(),
+    /// A process with what it leaves open filled in from the sandbox's defaults.
+    pub fn with_defaults(&self, namespace: &Namespace, id: &SandboxId, process: &ProcessSpec) -> Result<ProcessSpec> {
+        self.view(namespace, id)?;
+        let spec = self.shared.base.engine.spec(id).ok_or_else(|| no_such(id))?;
+        Ok(spec.process.applied_to(process))
+    }
+
+    /// User that files are read and written as if a request names none.
+    pub fn default_user(&self, namespace: &Namespace, id: &SandboxId) -> Result<Option<String>> {
+        self.view(namespace, id)?;
+        let spec = self.shared.base.engine.spec(id).ok_or_else(|| no_such(id))?;
+        Ok(spec.process.user.clone())
+    }
+
+    /// Notes that something is held open in it: a stream, a terminal, a watch.
+    pub fn touch(&self, id: &SandboxId) {
+        self.shared.base.engine.touch(id);
+    }
+
+    // --- beneath -----------------------------------------------------------------------------------------------------
+
+    /// The engine's picture of a sandbox of this tenant. Workloads, members of a pool and other tenants' are not found.
+    fn view(&self, namespace: &Namespace, id: &SandboxId) -> Result<SandboxView> {
+        let own = |view: &SandboxView| view.origin.owner == Owner::Api && view.namespace == *namespace;
+        self.shared.base.engine.get(id).filter(own).ok_or_else(|| no_such(id))
+    }
+
+    fn remembered(&self, namespace: &Namespace, id: &SandboxId) -> Result<Sandbox> {
+        self.shared.history.get(namespace, id).ok_or_else(|| no_such(id))
+    }
+
+    fn shown(&self, view: &SandboxView) -> Result<Sandbox> {
+        let spec = self.shared.base.engine.spec(&view.id).ok_or_else(|| no_such(&view.id))?;
+        let boot_ms = lock(&self.shared.boot_ms).get(&view.id).copied();
+        Ok(reply::sandbox(&self.shared.base.node, view, &spec, boot_ms, clock::now()))
+    }
+
+    /// All of a namespace that the engine has.
+    fn living(&self, namespace: &Namespace) -> Vec<(SandboxId, Sandbox)> {
+        let own = self.views().into_iter().filter(|view| view.namespace == *namespace);
+        own.filter_map(|view| Some((view.id.clone(), self.shown(&view).ok()?))).collect()
+    }
+
+    /// All that the engine has and that are the API's.
+    fn views(&self) -> Vec<SandboxView> {
+        let mut views = self.shared.base.engine.list();
+        views.retain(|view| view.origin.owner == Owner::Api);
+        views
+    }
+
+    /// Output of sandboxes that were gone before this daemon came is closed.
+    async fn unbind_lost(&self) {
+        for (sandbox, reference) in self.shared.base.outlet.bindings() {
+            let ours = reference.id == logs::log_id(&sandbox);
+            if ours
+                && self.shared.base.engine.get(&sandbox).is_none()
+                && let Err(error) = self.shared.base.outlet.unbind(&sandbox).await
+            {
+                tracing::warn!(%sandbox, error = %error.chain(), "output not closed");
+            }
         }
     }
 
-    /// Sums over what this tenant may see; over all for an administrator (`None`).
-    pub async fn stats(&self, namespace: Option<&Namespace>) -> Stats {
-        let _ = namespace;
-        Stats::default()
+    /// Removes a file that may be there, off the async threads.
+    async fn remove_file(path: PathBuf) {
+        let doing = format!("remove {}", path.display());
+        if let Err(error) = blocking(&doing, move || crate::durable::remove(&path)).await {
+            tracing::warn!(error = %error.chain(), "a file is left over until the next start");
+        }
     }
 }
 
-fn not_yet() -> Error {
-    Error::new(ErrorKind::Unsupported, "sandboxes over REST")
+fn no_such(id: &SandboxId) -> Error {
+    Error::new(ErrorKind::NotFound, format!("no such sandbox {id}"))
 }

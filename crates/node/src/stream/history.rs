@@ -9,6 +9,7 @@ use moat_api::nex::{Level, LogCursor};
 use moat_api::sandbox::{HistoryLine, LOG_BYTES_MAX, LogsRequest, LogsResponse};
 
 use super::encode;
+use crate::error::Result;
 use crate::logfile::{Reader, WorkloadLog, tail_position};
 use crate::outlet::blocking;
 
@@ -18,10 +19,25 @@ const ANSWER_MAX: usize = 1_000_000;
 /// Longest line in an answer: as long as a live one.
 const LINE_MAX: usize = 64 << 10;
 
+/// The next piece.
+pub(crate) async fn read(log: Arc<WorkloadLog>, request: LogPlace) -> Result<LogsResponse> {
+    let work = move || piece(&log, start(&log, request)?, LOG_BYTES_MAX / 2);
+    blocking("read the log", work).await
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogPlace {
+    /// Only so many lines before the end. Ignored with `after`.
+    pub tail: Option<u32>,
+    /// Only what comes after this place.
+    pub after: Option<LogCursor>,
+}
+
 /// Answers with the next piece.
-pub(super) async fn answer(log: Arc<WorkloadLog>, request: LogsRequest) -> Result<Vec<u8>, WireError> {
+pub(super) async fn answer(log: Arc<WorkloadLog>, request: LogsRequest) -> std::result::Result<Vec<u8>, WireError> {
     let work = move || {
-        let from = start(&log, &request)?;
+        let from = start(&log, LogPlace { tail: request.tail, after: request.after })?;
         // Control characters take six bytes each in JSON: then the piece is made smaller until it fits.
         let mut budget = LOG_BYTES_MAX / 2;
         loop {
@@ -35,7 +51,7 @@ pub(super) async fn answer(log: Arc<WorkloadLog>, request: LogsRequest) -> Resul
     blocking("read the log", work).await.map_err(|error| WireError::new(error.kind, error.chain()))
 }
 
-fn start(log: &Arc<WorkloadLog>, request: &LogsRequest) -> io::Result<LogCursor> {
+fn start(log: &Arc<WorkloadLog>, request: LogPlace) -> io::Result<LogCursor> {
     match (request.after, request.tail) {
         (Some(after), _) => Ok(after),
         (None, Some(lines)) => Ok(LogCursor {

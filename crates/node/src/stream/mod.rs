@@ -6,7 +6,7 @@
 
 mod claims;
 mod directory;
-mod history;
+pub(crate) mod history;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -34,6 +34,7 @@ use crate::outlet::NodeOutlet;
 
 use claims::Guard;
 pub use directory::{Found, Sandboxes, WorkloadDirectory};
+pub use history::LogPlace;
 use session::Session;
 
 /// Requests handled at a time. Each waits for an agent or a disk, and holds little.

@@ -3,10 +3,10 @@
 use moat_api::nex::Memory;
 
 /// Operating system.
-pub(super) const OS: &str = "linux";
+pub(crate) const OS: &str = "linux";
 
 /// Architecture.
-pub(super) fn arch() -> &'static str {
+pub(crate) fn arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -15,12 +15,12 @@ pub(super) fn arch() -> &'static str {
 }
 
 /// CPUs this process may use.
-pub(super) fn cpu_count() -> usize {
+pub(crate) fn cpu_count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// From `/proc/meminfo`.
-pub(super) fn memory() -> Option<Memory> {
+pub(crate) fn memory() -> Option<Memory> {
     parse_meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?)
 }
 

@@ -7,7 +7,7 @@ mod answer;
 mod auction;
 pub mod autostart;
 mod deploy;
-mod host;
+pub(crate) mod host;
 pub mod pattern;
 mod stop;
 
@@ -56,7 +56,7 @@ pub struct Service {
     /// When the daemon started.
     pub started_at: Timestamp,
     /// Takes nothing new.
-    pub lameduck: AtomicBool,
+    pub lameduck: Arc<AtomicBool>,
 }
 
 impl Service {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use moat_model::lifecycle::SandboxView;
+use moat_model::spec::Owner;
 use moat_model::{ErrorKind, SandboxId};
 
 use super::record::{Stage, WorkloadRecord};
@@ -75,11 +76,15 @@ pub(super) async fn recover(shared: &Arc<Shared>, found: Vec<SandboxView>) -> Re
         let pin = if record.ended() { None } else { shared.base.artifacts.pin(record.sha256()) };
         shared.launch(record, pin, None);
     }
-    for view in found.iter().filter(|v| !owned.contains(&v.id) && !gone.contains(&v.id)) {
+    // Sandboxes of the API and of pools have owners of their own.
+    let (ours, others): (Vec<_>, Vec<_>) = found.iter().partition(|view| view.origin.owner == Owner::Workload);
+    for view in ours.iter().filter(|v| !owned.contains(&v.id) && !gone.contains(&v.id)) {
         end_unowned(shared, &view.id).await;
     }
+    let others: HashSet<&SandboxId> = others.into_iter().map(|view| &view.id).collect();
     for (sandbox, _) in shared.base.outlet.bindings() {
         if !owned.contains(&sandbox)
+            && !others.contains(&sandbox)
             && let Err(error) = shared.base.outlet.unbind(&sandbox).await
         {
             tracing::warn!(%sandbox, error = %error.chain(), "output not closed");

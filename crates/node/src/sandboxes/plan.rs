@@ -1,0 +1,263 @@
+//! From a request to what the engine is asked for.
+
+use std::time::Duration;
+
+use moat_api::rest::sandbox::{CreateSandbox, OnTimeout, SecurityOptions};
+use moat_api::rest::template::TemplateDefaults;
+use moat_image::store::Pin;
+use moat_model::spec::{
+    self, ClaimSpec, Network, Origin, Owner, ProcessDefaults, RootSpec, Security, Signal, StopSpec,
+};
+use moat_model::{ErrorKind, Isolation, Namespace, ProcessSpec, SandboxSpec};
+
+use crate::config::SandboxesConfig;
+use crate::error::{Error, Result};
+use crate::templates::Resolved;
+
+use super::{Sandboxes, checks, limits};
+
+/// A year, in seconds: a longer span is a mistake in the unit.
+pub(super) const TIMEOUT_SEC_MAX: u64 = 31_536_000;
+
+/// What will be made.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub spec: SandboxSpec,
+    /// Keep the layers until the sandbox is recorded.
+    pub pins: Vec<Pin>,
+}
+
+impl Sandboxes {
+    /// Checks everything that can be checked before anything is made.
+    pub(super) async fn plan(&self, namespace: &Namespace, request: &CreateSandbox) -> Result<Plan> {
+        check(request)?;
+        let isolation = self.isolation(request.isolation.as_deref())?;
+        let network = network(request.network.as_deref(), isolation)?;
+        let given = limits::parse("resources", &request.resources)?;
+        let timeout = timeout(&self.shared.base.config, request.timeout_sec)?;
+        let idle_timeout = span("idle_timeout_sec", request.idle_timeout_sec)?;
+        let made_of = self.made_of(namespace, request).await?;
+        let of_template = limits::parse("template.resources", &made_of.resources)?;
+        let resources = given.over(&of_template).over(&self.shared.base.resources);
+        let main = main_process(request, &made_of.defaults)?;
+        let spec = SandboxSpec {
+            labels: request.metadata.clone(),
+            main,
+            stop: stop(&made_of.defaults),
+            resources,
+            security: security(&request.security),
+            network,
+            timeout,
+            idle_timeout,
+            on_timeout: on_timeout(request.on_timeout),
+            process: process(request, &made_of.defaults),
+            origin: Origin {
+                owner: Owner::Api,
+                template: made_of.template,
+                image: made_of.image,
+                parent: None,
+                from_pool: false,
+            },
+            ..SandboxSpec::new(namespace.clone(), isolation, made_of.root)
+        };
+        Ok(Plan { spec, pins: made_of.pins })
+    }
+
+    async fn made_of(&self, namespace: &Namespace, request: &CreateSandbox) -> Result<Resolved> {
+        match (&request.template, &request.image, &request.snapshot) {
+            (Some(template), None, None) => self.shared.base.templates.resolve(template),
+            (None, Some(image), None) => self.shared.base.templates.resolve_image(image).await,
+            (None, None, Some(snapshot)) => self.shared.snapshots.resolve(namespace, snapshot),
+            _ => {
+                Err(Error::invalid("template", "exactly one of template, image and snapshot says what it is made from"))
+            }
+        }
+    }
+
+    fn isolation(&self, asked: Option<&str>) -> Result<Isolation> {
+        let Some(asked) = asked else { return Ok(Isolation::Container) };
+        match Isolation::parse(asked) {
+            Some(Isolation::Process) if !self.shared.base.process_allowed => Err(Error::new(
+                ErrorKind::Denied,
+                "isolation: process means no sandbox at all; the operator of this node does not allow it: use container",
+            )),
+            Some(Isolation::Microvm) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "isolation: no driver of this node gives microvm yet; use container",
+            )),
+            Some(isolation) => Ok(isolation),
+            None => {
+                let shown: String = asked.chars().take(40).collect();
+                Err(Error::invalid("isolation", format!("{shown:?} is none of microvm, container, process")))
+            }
+        }
+    }
+}
+
+fn check(request: &CreateSandbox) -> Result<()> {
+    checks::metadata(&request.metadata)?;
+    checks::env("env", &request.env)?;
+    checks::user("user", request.user.as_deref())?;
+    checks::workdir("workdir", request.workdir.as_deref())?;
+    if let Some(command) = &request.command {
+        checks::command("command", command)?;
+        if request.run_entrypoint {
+            return Err(Error::invalid("command", "stands instead of the image's; leave run_entrypoint out"));
+        }
+    }
+    Ok(())
+}
+
+fn network(asked: Option<&str>, isolation: Isolation) -> Result<Network> {
+    match asked {
+        // Without a sandbox there is only the host's network: nobody is told otherwise.
+        None if isolation == Isolation::Process => Ok(Network::Host),
+        Some("host") if isolation == Isolation::Process => Ok(Network::Host),
+        Some("isolated") if isolation == Isolation::Process => {
+            Err(Error::new(ErrorKind::Unsupported, "network: isolation process has only the host's network"))
+        }
+        None | Some("isolated") => Ok(Network::Isolated),
+        Some(later @ ("internal" | "internet")) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("network: {later} is not given by this version; only isolated (loopback) is"),
+        )),
+        Some(other) => {
+            let shown: String = other.chars().take(40).collect();
+            Err(Error::invalid("network", format!("{shown:?}: only isolated is given by this version")))
+        }
+    }
+}
+
+/// A life span as asked, or the node's default; 0 is none.
+pub(super) fn timeout(config: &SandboxesConfig, asked: Option<u64>) -> Result<Option<Duration>> {
+    match (asked, config.max_timeout) {
+        (None, _) => Ok(config.default_timeout),
+        (Some(0), Some(max)) => {
+            let why = format!("0 means no end, which this node does not allow; at most {} s", max.as_secs());
+            Err(Error::invalid("timeout_sec", why))
+        }
+        (Some(0), None) => Ok(None),
+        (Some(seconds), max) => within("timeout_sec", seconds, max).map(Some),
+    }
+}
+
+/// A life span that must be one.
+pub(super) fn new_span(config: &SandboxesConfig, asked: Option<u64>) -> Result<Option<Duration>> {
+    match asked {
+        None => Ok(None),
+        Some(0) => Err(Error::invalid("timeout_sec", "must be at least 1; leave it out to keep what there is")),
+        Some(seconds) => within("timeout_sec", seconds, config.max_timeout).map(Some),
+    }
+}
+
+fn within(field: &str, seconds: u64, max: Option<Duration>) -> Result<Duration> {
+    let max = max.map_or(TIMEOUT_SEC_MAX, |m| m.as_secs());
+    if seconds > max {
+        return Err(Error::invalid(field, format!("{seconds} s; at most {max} s")));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+/// A span in which 0 is none.
+fn span(field: &str, asked: Option<u64>) -> Result<Option<Duration>> {
+    match asked {
+        None | Some(0) => Ok(None),
+        Some(seconds) => within(field, seconds, None).map(Some),
+    }
+}
+
+fn main_process(request: &CreateSandbox, defaults: &TemplateDefaults) -> Result<Option<ProcessSpec>> {
+    let line: Vec<String> = match &request.command {
+        Some(command) => command.clone(),
+        None if request.run_entrypoint => defaults.entrypoint.iter().chain(&defaults.cmd).cloned().collect(),
+        None => return Ok(None),
+    };
+    let Some((program, args)) = line.split_first() else {
+        return Err(Error::invalid("run_entrypoint", "the image has neither entrypoint nor command; give a command"));
+    };
+    Ok(Some(ProcessSpec {
+        command: program.clone(),
+        args: args.to_vec(),
+        env: std::collections::BTreeMap::new(),
+        cwd: None,
+        user: None,
+    }))
+}
+
+/// Images that name no signal expect SIGTERM.
+fn stop(defaults: &TemplateDefaults) -> StopSpec {
+    let signal = defaults.stop_signal.as_deref().and_then(Signal::parse).unwrap_or(Signal::TERM);
+    StopSpec { signal, ..StopSpec::default() }
+}
+
+fn process(request: &CreateSandbox, defaults: &TemplateDefaults) -> ProcessDefaults {
+    let mut env = defaults.env.clone();
+    env.extend(request.env.clone());
+    ProcessDefaults {
+        env,
+        user: request.user.clone().or_else(|| defaults.user.clone()),
+        cwd: request.workdir.clone().or_else(|| defaults.workdir.clone()),
+    }
+}
+
+fn security(options: &SecurityOptions) -> Security {
+    Security {
+        cap_add: options.cap_add.clone(),
+        cap_drop: options.cap_drop.clone(),
+        allow_new_privs: options.allow_new_privs,
+    }
+}
+
+fn on_timeout(asked: OnTimeout) -> spec::OnTimeout {
+    match asked {
+        OnTimeout::Kill => spec::OnTimeout::Kill,
+        OnTimeout::Pause => spec::OnTimeout::Pause,
+    }
+}
+
+/// What turns a member of a pool into this sandbox, if one made like `member` can be it.
+pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpec> {
+    let fixed = |s: &SandboxSpec| (s.isolation, s.network, s.security.clone(), s.stop, s.root.clone());
+    // The size of a writable layer, and what is not shown in the API, cannot be changed on a live sandbox.
+    let sized = |s: &SandboxSpec| {
+        let r = &s.resources;
+        (r.disk_bytes, r.secrets_bytes, r.nofile, r.cpuset.clone(), r.memory_reserve_bytes)
+    };
+    if spec.main.is_some() || fixed(spec) != fixed(member) || sized(spec) != sized(member) {
+        return None;
+    }
+    Some(ClaimSpec {
+        namespace: spec.namespace.clone(),
+        labels: spec.labels.clone(),
+        resources: spec.resources.clone(),
+        timeout: spec.timeout,
+        idle_timeout: spec.idle_timeout,
+        on_timeout: spec.on_timeout,
+        process: spec.process.clone(),
+    })
+}
+
+/// A member of the pool of this template.
+pub(super) fn member(resolved: Resolved, resources: &spec::Resources) -> Result<SandboxSpec> {
+    let of_template = limits::parse("template.resources", &resolved.resources)?;
+    Ok(SandboxSpec {
+        resources: of_template.over(resources),
+        stop: stop(&resolved.defaults),
+        origin: Origin {
+            owner: Owner::Pool,
+            template: resolved.template,
+            image: resolved.image,
+            parent: None,
+            from_pool: false,
+        },
+        ..SandboxSpec::new(Namespace::default_namespace(), Isolation::Container, resolved.root)
+    })
+}
+
+/// Layers of a root, if it has any.
+pub(super) fn layers_of(root: &RootSpec) -> &[spec::RootLayer] {
+    match root {
+        RootSpec::Layers { layers } => layers,
+        RootSpec::Host | RootSpec::Scratch => &[],
+    }
+}

@@ -1,0 +1,106 @@
+//! Takes ended sandboxes from the engine into the history, whoever ended them: a user, a time limit, their own program.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moat_model::lifecycle::{PhaseName, SandboxView};
+use moat_model::{ErrorKind, SandboxId};
+
+use crate::clock;
+use crate::error::{Error, Result};
+
+use super::{Sandboxes, lock, no_such, reply};
+
+/// How often it looks although nobody told it to.
+const ROUND: Duration = Duration::from_secs(5);
+
+impl Sandboxes {
+    /// Says that a sandbox has ended, or may have.
+    pub fn notice(&self) {
+        self.shared.ended.notify_one();
+    }
+
+    /// Looks for ended sandboxes, for ever.
+    pub(super) async fn reap(self) {
+        let closed = self.shared.closed.clone();
+        let news = self.shared.base.outlet.ends();
+        loop {
+            for view in self.views().into_iter().filter(|view| view.phase.is_terminal()) {
+                if let Err(error) = self.bury(&view).await {
+                    tracing::warn!(sandbox = %view.id, error = %error.chain(), "ended, and not yet forgotten");
+                }
+            }
+            self.sweep().await;
+            let sleep = async {
+                tokio::select! {
+                    () = self.shared.ended.notified() => {}
+                    () = news.notified() => {}
+                    () = tokio::time::sleep(ROUND) => {}
+                }
+            };
+            if closed.run_until_cancelled(sleep).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Ends one from whatever phase, remembers it, and forgets its record.
+    pub(super) async fn end(&self, id: &SandboxId) -> Result<()> {
+        let engine = &self.shared.base.engine;
+        let view = match engine.kill(id).await {
+            Ok(view) => view,
+            Err(error) => match engine.get(id) {
+                // Somebody else was faster, and it is remembered.
+                None => return Ok(()),
+                Some(view) if view.phase.is_terminal() => view,
+                Some(_) => return Err(error),
+            },
+        };
+        self.bury(&view).await
+    }
+
+    /// Ends all of them, and the pools: for a node that is to leave nothing behind.
+    pub async fn end_all(&self) {
+        self.empty_pools().await;
+        let ends = self.views().into_iter().map(|view| async move {
+            if let Err(error) = self.end(&view.id).await {
+                tracing::warn!(sandbox = %view.id, error = %error.chain(), "not ended");
+            }
+        });
+        futures::future::join_all(ends).await;
+    }
+
+    /// Remembers one that ended, and forgets its record. May be done twice, and by two at once.
+    async fn bury(&self, view: &SandboxView) -> Result<()> {
+        let engine = &self.shared.base.engine;
+        match engine.explain(&view.id).await {
+            Ok(steps) => self.remember(view, reply::steps(&steps)).await?,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.unbind(&view.id).await;
+        match engine.delete(&view.id).await {
+            Err(error) if error.kind != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        lock(&self.shared.boot_ms).remove(&view.id);
+        Ok(())
+    }
+
+    async fn remember(&self, view: &SandboxView, steps: Vec<moat_api::rest::sandbox::ExplainedStep>) -> Result<()> {
+        debug_assert!(view.phase.is_terminal() || view.phase == PhaseName::Stopping);
+        let sandbox = self.shown(view).map_err(|_| no_such(&view.id))?;
+        let (shared, id) = (Arc::clone(&self.shared), view.id.clone());
+        let at = view.ended_at.unwrap_or_else(clock::now);
+        tokio::task::spawn_blocking(move || shared.history.keep(&id, at, sandbox, steps))
+            .await
+            .map_err(|e| Error::caused_by(ErrorKind::Internal, "remember a sandbox", e))
+    }
+
+    async fn sweep(&self) {
+        let shared = Arc::clone(&self.shared);
+        if let Err(error) = tokio::task::spawn_blocking(move || shared.history.sweep(clock::now())).await {
+            tracing::warn!(%error, "the history was not swept");
+        }
+    }
+}
