@@ -1,4 +1,8 @@
 //! Roots that are mounted, and archives that are refused.
 
+mod compression;
+mod directories;
+mod hostile;
+mod layers;
 mod mounted;
 mod tars;

@@ -53,6 +53,8 @@ pub(super) fn mounted(file: &File) -> Option<Mounted> {
 pub(super) fn listing(root: &Path, directory_times: bool) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut first_names = BTreeMap::new();
+    // Only there are the numbers in directories those of the files: an overlay makes them up.
+    let erofs = rustix::fs::statfs(root).unwrap().f_type == 0xe0f5_e1e2;
     let mut rest = vec![PathBuf::new()];
     while let Some(path) = rest.pop() {
         let full = root.join(&path);
@@ -62,7 +64,7 @@ pub(super) fn listing(root: &Path, directory_times: bool) -> BTreeMap<String, St
         if meta.is_dir() {
             let mut names: Vec<_> = full.read_dir().unwrap().map(|e| e.unwrap()).collect();
             names.sort_by_key(std::fs::DirEntry::file_name);
-            for entry in &names {
+            for entry in names.iter().filter(|_| erofs) {
                 assert_ne!(entry.ino(), 0, "{name}");
                 // What a listing says and what looking up says is the same file.
                 assert_eq!(entry.ino(), entry.metadata().unwrap().ino(), "{name}/{:?}", entry.file_name());
