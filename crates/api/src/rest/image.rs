@@ -92,3 +92,26 @@ pub struct Collected {
     /// Bytes given back.
     pub bytes: u64,
 }
+
+/// Which images to collect.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct CollectImages {
+    /// Also those that only a reference holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<bool>,
+}
+
+/// What the archive in the body is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ImportImage {
+    /// `oci-archive`, `docker-archive` or `rootfs`.
+    pub format: String,
+    /// Reference it gets here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Which of the archive's images, by its name there; needed if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}

@@ -37,3 +37,8 @@ pub struct Done {
     /// Always true.
     pub ok: bool,
 }
+
+/// A request that has nothing to say: an empty body, or `{}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}

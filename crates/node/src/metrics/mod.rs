@@ -22,6 +22,9 @@ pub use server::{MetricsServer, NodeNumbers, Scrape, serve};
 /// Bounds of the histogram of creates: the promise is 5 ms, a slow machine needs a second, a timeout is 30.
 const CREATE_SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
+/// Bounds of the histogram of requests: a look-up takes less than a millisecond, a buffered exec as long as it takes.
+const REQUEST_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0];
+
 /// There is one recorder in a process.
 static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
 
@@ -34,6 +37,8 @@ pub fn install() -> Result<PrometheusHandle> {
     let failed = |error| Error::caused_by(ErrorKind::Internal, "set up the metrics", error);
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("moat_sandbox_create_seconds".to_owned()), &CREATE_SECONDS)
+        .map_err(failed)?
+        .set_buckets_for_metric(Matcher::Full("moat_http_request_seconds".to_owned()), &REQUEST_SECONDS)
         .map_err(failed)?
         .install_recorder()
         .map_err(failed)?;

@@ -92,5 +92,12 @@ pub const NUMBERS: &[Number] = &[
         &["outcome"],
         "Exec sessions that ended: `exited`, `hung_up`, `failed`.",
     ),
+    number("moat_http_requests_total", Counter, &["method", "route", "status"], "Requests to the REST API answered."),
+    number(
+        "moat_http_request_seconds",
+        Histogram,
+        &["route"],
+        "From a request to the head of its answer; a stream goes on after that.",
+    ),
     number("moat_actor_panics_total", Counter, &["actor"], "Tasks that ended with a bug, by what they were."),
 ];

@@ -1,0 +1,129 @@
+//! The routes, by what they are about.
+
+mod detached;
+mod exec;
+mod files;
+mod images;
+mod node;
+mod sandboxes;
+mod sockets;
+mod templates;
+mod transfers;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::answer::Failure;
+use super::{App, auth, bounds, meter, openapi};
+use moat_api::rest::PREFIX;
+
+/// `{id}`.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "it is read by the document alone")]
+struct IdPath {
+    /// Id of a sandbox.
+    #[param(pattern = "^sb-[0-9a-hjkmnp-tv-z]{26}$")]
+    id: String,
+}
+
+/// `{id}` and `{pid}`.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "it is read by the document alone")]
+struct PidPath {
+    /// Id of a sandbox.
+    #[param(pattern = "^sb-[0-9a-hjkmnp-tv-z]{26}$")]
+    id: String,
+    /// Process id inside it.
+    pid: u32,
+}
+
+/// Routes that last as long as their client wants.
+fn streams() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(exec::exec))
+        .routes(routes!(exec::exec_stream))
+        .routes(routes!(sockets::exec_ws))
+        .routes(routes!(sockets::terminal))
+        .routes(routes!(sockets::attach_ws))
+        .routes(routes!(detached::follow))
+        .routes(routes!(transfers::download, transfers::upload, files::remove))
+        .routes(routes!(transfers::download_tar, transfers::upload_tar))
+        .routes(routes!(files::watch))
+        .routes(routes!(images::pull))
+        .routes(routes!(images::import))
+}
+
+/// Routes that are one question and one answer.
+fn questions() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(sandboxes::create, sandboxes::list))
+        .routes(routes!(sandboxes::get, sandboxes::delete))
+        .routes(routes!(sandboxes::keepalive))
+        .routes(routes!(sandboxes::pause))
+        .routes(routes!(sandboxes::resume))
+        .routes(routes!(sandboxes::fork))
+        .routes(routes!(sandboxes::snapshot))
+        .routes(routes!(sandboxes::snapshots))
+        .routes(routes!(sandboxes::delete_snapshot))
+        .routes(routes!(sandboxes::explain))
+        .routes(routes!(sandboxes::usage))
+        .routes(routes!(detached::processes))
+        .routes(routes!(detached::signal_process))
+        .routes(routes!(detached::start, detached::list))
+        .routes(routes!(detached::get))
+        .routes(routes!(detached::signal))
+        .routes(routes!(files::stat))
+        .routes(routes!(files::list))
+        .routes(routes!(files::make_directory))
+        .routes(routes!(files::rename))
+        .routes(routes!(templates::warm_up))
+        .routes(routes!(templates::list))
+        .routes(routes!(templates::get, templates::remove))
+        .routes(routes!(templates::status))
+        .routes(routes!(templates::cancel))
+        .routes(routes!(images::list))
+        .routes(routes!(images::collect))
+        .routes(routes!(node::nodes))
+        .routes(routes!(node::stats))
+        .routes(routes!(node::version))
+}
+
+/// All of `/api/v1`, with its document.
+pub(super) fn described() -> OpenApiRouter<App> {
+    let mut document = <images::Removal as utoipa::OpenApi>::openapi();
+    let all = OpenApiRouter::new().nest(PREFIX, streams()).nest(PREFIX, questions());
+    let mut all = OpenApiRouter::with_openapi(std::mem::take(&mut document)).merge(all);
+    openapi::complete(all.get_openapi_mut());
+    all
+}
+
+/// The whole server.
+pub(super) fn router(app: App) -> Router {
+    let turn = || from_fn_with_state(app.clone(), bounds::take_turn);
+    let identify = from_fn_with_state(app.clone(), auth::identify);
+    // An image's name has slashes, which the document's language cannot say of a path.
+    let extra = Router::new()
+        .route(&format!("{PREFIX}/images/{{*name}}"), delete(images::remove))
+        .route(&format!("{PREFIX}/openapi.json"), get(node::openapi))
+        .route_layer(turn());
+    let api = Router::from(OpenApiRouter::new().nest(PREFIX, streams()))
+        .merge(Router::from(OpenApiRouter::new().nest(PREFIX, questions())).route_layer(turn()))
+        .merge(extra)
+        .fallback(async || Failure::of_status(StatusCode::NOT_FOUND))
+        .layer(identify);
+    let pages = Router::new().route("/healthz", get(node::health)).route("/metrics", get(node::metrics));
+    pages.merge(api).layer(DefaultBodyLimit::disable()).layer(from_fn(meter::surround)).with_state(app)
+}
+
+/// A JSON answer with a status of its own.
+fn with_status<T: serde::Serialize>(status: StatusCode, value: T) -> (StatusCode, Json<T>) {
+    (status, Json(value))
+}

@@ -1,0 +1,179 @@
+//! Listens, and carries requests to the router.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use moat_model::ErrorKind;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::auth::Peer;
+use super::{App, Services, bounds, routes};
+use crate::error::{Error, Result};
+
+/// A client that has not sent the head of its request by then is gone; also how long an idle connection is kept.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// Largest head of a request, and what is read ahead of its body.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Most headers.
+const HEADERS_MAX: usize = 100;
+/// How long requests under way may take once the server ends.
+const FINISH_MAX: Duration = Duration::from_secs(5);
+/// A listener that fails (no descriptors left, usually) is asked again after this.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The running server.
+#[derive(Debug)]
+pub struct HttpServer {
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+    sockets: TaskTracker,
+}
+
+/// One connection's place among all. A WebSocket holds it beyond the end of HTTP.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Serves the API at these addresses. One that other machines reach is refused as long as there is no key.
+pub async fn serve(addresses: &[SocketAddr], services: Services) -> Result<HttpServer> {
+    let open = services.keys.is_empty()?;
+    if let Some(address) = addresses.iter().find(|address| open && !address.ip().is_loopback()) {
+        let why = "other machines could use it, and there is no API key: make one with `moat api-key create`, or listen on \
+                   127.0.0.1";
+        return Err(Error::new(ErrorKind::Denied, format!("api.listen: {address}: {why}")));
+    }
+    let (closing, sockets) = (CancellationToken::new(), TaskTracker::new());
+    let app = App {
+        services,
+        slots: Arc::new(Semaphore::new(bounds::REQUESTS_MAX)),
+        closing: closing.clone(),
+        sockets: sockets.clone(),
+    };
+    let router = routes::router(app);
+    let places = Arc::new(Semaphore::new(bounds::CONNECTIONS_MAX));
+    let tasks = TaskTracker::new();
+    let mut bound = Vec::new();
+    for address in addresses {
+        let failed = |error| Error::caused_by(ErrorKind::Unavailable, format!("api.listen: {address}"), error);
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        bound.push((listener.local_addr().map_err(failed)?, listener));
+    }
+    let mut server = HttpServer { addresses: Vec::new(), closing, tasks, sockets };
+    for (address, listener) in bound {
+        server.addresses.push(address);
+        let acceptor = Acceptor {
+            router: router.clone(),
+            places: Arc::clone(&places),
+            closing: server.closing.clone(),
+            tasks: server.tasks.clone(),
+        };
+        server.tasks.spawn(acceptor.run(listener));
+    }
+    Ok(server)
+}
+
+impl HttpServer {
+    /// Takes no more requests, ends the streams, and waits, bounded, for the rest.
+    pub async fn close(self) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.sockets.close();
+        tokio::join!(self.tasks.wait(), self.sockets.wait());
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+struct Acceptor {
+    router: Router,
+    places: Arc<Semaphore>,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Acceptor {
+    async fn run(self, listener: TcpListener) {
+        let closing = self.closing.clone();
+        closing.run_until_cancelled(self.accept(listener)).await;
+    }
+
+    async fn accept(&self, listener: TcpListener) {
+        loop {
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    let place = Place { _permit: Arc::new(place) };
+                    self.tasks.spawn(connection(stream, peer, self.router.clone(), self.closing.clone(), place));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept a connection");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, closing: CancellationToken, place: Place) {
+    // Without it a reply in two segments waits for the acknowledgement of the first.
+    if let Err(error) = stream.set_nodelay(true).and_then(|()| keep_alive(&stream)) {
+        tracing::debug!(%error, "set the options of a connection");
+    }
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let (router, place) = (router.clone(), place.clone());
+        async move {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(place);
+            router.oneshot(request).await.map_err(|never: Infallible| never)
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(FINISH_MAX, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, %peer, "a connection ended badly");
+    }
+}
+
+/// A machine that vanished is noticed although nothing is sent to it.
+fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(stream, 4)?;
+    Ok(())
+}
