@@ -66,6 +66,12 @@ pub fn reset_signals() {
     }
 }
 
+/// Has writing to a closed socket fail, not kill: for a forked child that is no program.
+pub fn ignore_broken_pipes() {
+    // SAFETY: takes no pointers but the constant that means to ignore.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Blocks SIGCHLD and returns a descriptor that becomes readable when one is pending.
 pub fn child_signal_fd() -> io::Result<OwnedFd> {
     // SAFETY: the set is initialised by sigemptyset before it is used and lives for the calls; signalfd returns a

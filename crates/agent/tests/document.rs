@@ -61,6 +61,8 @@ fn of_daemon(frame: &DaemonFrame) -> String {
         DaemonFrame::StdinEnd => "stdin ends".to_owned(),
         DaemonFrame::Resize(size) => format!("resize {} rows {} columns", size.rows, size.cols),
         DaemonFrame::Signal(signal) => format!("signal {}", signal.number()),
+        DaemonFrame::Content(bytes) => format!("content \"{}\"", bytes.escape_ascii()),
+        DaemonFrame::Finish => "finish".to_owned(),
         DaemonFrame::Acknowledge(upto) => format!("acknowledge stdout {} stderr {}", upto.stdout, upto.stderr),
     }
 }
@@ -86,6 +88,11 @@ fn of_agent(frame: &AgentFrame) -> String {
             text.push_str(if *timed_out { " timed out" } else { "" });
             text
         }
+        AgentFrame::Content(bytes) => format!("content \"{}\"", bytes.escape_ascii()),
+        AgentFrame::Done { bytes, entries } => format!("done {bytes} bytes {entries} entries"),
+        AgentFrame::Failed(trouble) => format!("failed {}: {}", trouble.kind.code(), trouble.message),
+        AgentFrame::Event(event) => format!("event {}", serde_json::to_string(event).unwrap()),
+        AgentFrame::Skipped { stream, to } => format!("{} skipped to {to}", name(*stream)),
     }
 }
 
@@ -113,6 +120,12 @@ fn the_examples_are_what_they_say() {
         "resize",
         "signal",
         "acknowledge",
+        "content",
+        "finish",
+        "done",
+        "failed",
+        "event",
+        "stdout skipped",
     ] {
         assert!(examples.iter().any(|(_, _, meaning)| meaning.starts_with(kind)), "no example of {kind}");
     }

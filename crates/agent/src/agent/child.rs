@@ -1,5 +1,6 @@
 //! What a forked child does until it is the program it was forked for.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
@@ -48,16 +49,23 @@ pub fn read_report(bytes: &[u8]) -> Option<(Step, i32)> {
     Some((Step::from_number(step), errno))
 }
 
-type Failed = (Step, Errno);
+/// Where it failed.
+pub type Failed = (Step, Errno);
 
 fn attempt(program: &Program, stdio: Stdio<'_>) -> Result<std::convert::Infallible, Failed> {
-    let confinement = &program.confinement;
     prepare(stdio).map_err(|e| (Step::Prepare, e))?;
+    confine_as(&program.confinement, &program.user, &program.cwd)?;
+    let error = execve(&program.path, &program.argv, &program.envp);
+    Err((Step::Execute, Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))
+}
+
+/// Takes on a user and everything that confines programs here. Only for a forked child, which cannot go back.
+pub fn confine_as(confinement: &Confinement, user: &User, cwd: &CStr) -> Result<(), Failed> {
     reset_oom_score().map_err(|e| (Step::OomScore, e))?;
     limit(confinement).map_err(|e| (Step::Limits, e))?;
     let keeps_capabilities = confinement.capabilities.is_some();
-    change_user(&program.user, keeps_capabilities).map_err(|e| (Step::User, e))?;
-    rustix::process::chdir(&program.cwd).map_err(|e| (Step::WorkingDirectory, e))?;
+    change_user(user, keeps_capabilities).map_err(|e| (Step::User, e))?;
+    rustix::process::chdir(cwd).map_err(|e| (Step::WorkingDirectory, e))?;
     if confinement.no_new_privs {
         set_no_new_privs(true).map_err(|e| (Step::NoNewPrivs, e))?;
     } else {
@@ -65,13 +73,12 @@ fn attempt(program: &Program, stdio: Stdio<'_>) -> Result<std::convert::Infallib
         apply_seccomp(confinement, keeps_capabilities)?;
     }
     if let Some(mask) = confinement.capabilities {
-        confine(mask, program.user.uid).map_err(|e| (Step::Capabilities, e))?;
+        confine(mask, user.uid).map_err(|e| (Step::Capabilities, e))?;
     }
     if confinement.no_new_privs {
         apply_seccomp(confinement, false)?;
     }
-    let error = execve(&program.path, &program.argv, &program.envp);
-    Err((Step::Execute, Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))
+    Ok(())
 }
 
 /// A session of its own, no inherited signal state, no inherited descriptors.

@@ -1,13 +1,14 @@
 //! The agent: parent of everything that runs in the sandbox.
 //!
 //! One thread, one loop. It serves the daemon that connected last ([`session`]), keeps the main process's output and exit
-//! until the daemon has them ([`main_process`], [`output`]), runs other processes ([`exec`]), reaps every orphan
+//! until the daemon has them ([`main_process`], [`output`]), runs other processes ([`exec`]), has others look after files ([`files`]), reaps every orphan
 //! ([`children`]) and carries connections to forwarded ports ([`forward`]). It never starts a thread, because it forks.
 
 mod child;
 mod children;
 mod exec;
 mod failure;
+mod files;
 mod forward;
 mod io;
 mod main_process;

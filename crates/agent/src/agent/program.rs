@@ -107,14 +107,24 @@ impl Program {
                 Failure::invalid(format!("execute {path}: arguments and environment are too long"))
             }
             (Step::WorkingDirectory, _) => Failure::invalid(format!("cwd: {}: {error}", self.cwd.to_string_lossy())),
-            (Step::User, libc::EINVAL) => Failure::invalid(format!(
-                "user {:?}: {}:{} does not exist in this sandbox's range of ids",
-                self.user.name, self.user.uid, self.user.gid
-            )),
-            (Step::User, libc::EPERM) => {
-                Failure::new(ErrorKind::Denied, format!("user {:?}: not permitted to change to it", self.user.name))
-            }
-            _ => Failure::internal(&format!("{} for {path}", step.name()), &error),
+            _ => cannot_confine(&self.user, step, errno, &path),
+        }
+    }
+}
+
+/// What a failed step means that any child takes, whatever it then does.
+pub fn cannot_confine(user: &User, step: Step, errno: i32, what_for: &str) -> Failure {
+    match (step, errno) {
+        (Step::User, libc::EINVAL) => Failure::invalid(format!(
+            "user {:?}: {}:{} does not exist in this sandbox's range of ids",
+            user.name, user.uid, user.gid
+        )),
+        (Step::User, libc::EPERM) => {
+            Failure::new(ErrorKind::Denied, format!("user {:?}: not permitted to change to it", user.name))
+        }
+        _ => {
+            let error = std::io::Error::from_raw_os_error(errno);
+            Failure::internal(&format!("{} for {what_for}", step.name()), &error)
         }
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use moat_agent::protocol::frame::{AgentFrame, DaemonFrame};
-use moat_agent::protocol::mux::{EXECS_MAX, Mode, Stream, VERBS_MAX, drive};
+use moat_agent::protocol::mux::{Mode, REQUESTS_MAX, Stream, drive};
 use moat_agent::protocol::stream::{FrameReader, StreamError, write_frame, write_header};
 use moat_agent::protocol::{Hello, Offsets, PROTOCOL_VERSION, Reply, Request, StreamName};
 use moat_model::ErrorKind;
@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::failure::Failure;
+use super::files::Task;
 use super::output::{Next, Window};
-use super::{Agent, exec, main_process, procfs};
+use super::{Agent, exec, files, main_process, procfs};
 
 /// Forwarded connections that may wait for a stream at once; more wait in line.
 const OPENS_MAX: usize = 16;
@@ -24,7 +25,24 @@ const OPENS_MAX: usize = 16;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Verbs this agent knows, by the names they have in requests.
-const VERBS: [&str; 9] = ["hello", "start", "wait", "output", "exec", "signal", "processes", "stats", "shutdown"];
+const VERBS: [&str; 16] = [
+    "hello",
+    "start",
+    "wait",
+    "output",
+    "exec",
+    "signal",
+    "processes",
+    "stats",
+    "file",
+    "pull",
+    "push",
+    "watch",
+    "spawn",
+    "spawned",
+    "attach",
+    "shutdown",
+];
 
 type Reader = FrameReader<ReadHalf<Stream>, DaemonFrame>;
 type Writer = WriteHalf<Stream>;
@@ -37,7 +55,7 @@ pub async fn serve(agent: Rc<Agent>, socket: UnixStream) {
     let inbound = |stream| {
         while handlers.try_join_next().is_some() {}
         // A stream beyond the bound is dropped, which resets it.
-        if handlers.len() < EXECS_MAX + VERBS_MAX {
+        if handlers.len() < REQUESTS_MAX {
             let agent = agent.clone();
             // What goes wrong on a stream concerns whoever opened it, and they see it end.
             handlers.spawn_local(async move { drop(handle(&agent, stream).await) });
@@ -61,6 +79,21 @@ async fn handle(agent: &Rc<Agent>, stream: Stream) -> Result<(), StreamError> {
     let reply = match request {
         Request::Output { from } => return output(agent, from, reader, writer).await,
         Request::Exec { spec } => return exec::serve(agent, &spec, reader, writer).await,
+        Request::File { user, request } => {
+            return files::serve(agent, user.as_deref(), Task::File(request), reader, writer).await;
+        }
+        Request::Pull { user, transfer } => {
+            return files::serve(agent, user.as_deref(), Task::Pull(transfer), reader, writer).await;
+        }
+        Request::Push { user, transfer } => {
+            return files::serve(agent, user.as_deref(), Task::Push(transfer), reader, writer).await;
+        }
+        Request::Watch { user, path, recursive } => {
+            return files::serve(agent, user.as_deref(), Task::Watch { path, recursive }, reader, writer).await;
+        }
+        Request::Spawn { .. } | Request::Spawned | Request::Attach { .. } => {
+            Err(Failure::new(ErrorKind::Unsupported, "soon"))
+        }
         Request::Wait => {
             tokio::select! {
                 exit = agent.main.wait() => exit.map(Reply::Exited),

@@ -89,11 +89,12 @@ fn prefix(mut bytes: &[u8]) -> Option<(u32, u8)> {
 
 #[cfg(test)]
 mod tests {
-    use moat_model::Exit;
+    use moat_model::file::{WatchEvent, WatchKind};
     use moat_model::spec::{PtySize, Signal};
+    use moat_model::{ErrorKind, Exit};
     use proptest::prelude::*;
 
-    use super::super::frame::{AgentFrame, DaemonFrame, pieces};
+    use super::super::frame::{AgentFrame, DaemonFrame, Trouble, pieces};
     use super::super::{DATA_LEN_MAX, HEADER_LEN_MAX, Offsets, StreamName};
     use super::*;
 
@@ -109,6 +110,8 @@ mod tests {
             any::<(u16, u16)>().prop_map(|(rows, cols)| DaemonFrame::Resize(PtySize { rows, cols })),
             (1_u8..=64).prop_map(|n| DaemonFrame::Signal(Signal::try_from(n).unwrap())),
             any::<(u64, u64)>().prop_map(|(stdout, stderr)| DaemonFrame::Acknowledge(Offsets { stdout, stderr })),
+            bytes().prop_map(DaemonFrame::Content),
+            Just(DaemonFrame::Finish),
         ]
     }
 
@@ -121,7 +124,13 @@ mod tests {
                 offset,
                 bytes
             }),
-            (stream, any::<u64>()).prop_map(|(stream, offset)| AgentFrame::End { stream, offset }),
+            (stream.clone(), any::<u64>()).prop_map(|(stream, offset)| AgentFrame::End { stream, offset }),
+            (stream, any::<u64>()).prop_map(|(stream, to)| AgentFrame::Skipped { stream, to }),
+            bytes().prop_map(AgentFrame::Content),
+            any::<(u64, u64)>().prop_map(|(bytes, entries)| AgentFrame::Done { bytes, entries }),
+            any::<String>().prop_map(|message| AgentFrame::Failed(Trouble { kind: ErrorKind::Exhausted, message })),
+            any::<(String, Option<String>)>()
+                .prop_map(|(path, to)| { AgentFrame::Event(WatchEvent { kind: WatchKind::Renamed, path, to }) }),
             any::<u64>().prop_map(AgentFrame::StdinTaken),
             (any::<i32>(), prop::option::of(1_i32..65), any::<bool>(), any::<bool>()).prop_map(
                 |(code, signal, oom_killed, timed_out)| AgentFrame::Exit {
@@ -209,6 +218,19 @@ mod tests {
         let mut wire = BytesMut::new();
         AgentFrame::StdinTaken(1).encode(&mut wire);
         assert_eq!(decode_all::<DaemonFrame>(&wire, 5), Err(FrameError::UnknownKind(0x14)));
+    }
+
+    /// The longest paths and messages there are, escaped to the utmost, still make a frame the other side takes.
+    #[test]
+    fn the_longest_text_fits_into_a_frame() {
+        let path = "\u{1}".repeat(moat_model::file::PATH_LEN_MAX);
+        round_trip(
+            &[AgentFrame::Event(WatchEvent { kind: WatchKind::Renamed, path: path.clone(), to: Some(path) })],
+            999,
+        );
+        let mut wire = BytesMut::new();
+        AgentFrame::Failed(Trouble { kind: ErrorKind::Denied, message: "\u{1}".repeat(100_000) }).encode(&mut wire);
+        assert_eq!(decode_all::<AgentFrame>(&wire, 4096).unwrap().len(), 1, "cut, not refused");
     }
 
     #[test]

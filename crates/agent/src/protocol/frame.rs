@@ -4,10 +4,11 @@
 //! have kinds of their own, so neither side can be made to act on a frame meant for the other.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use moat_model::Exit;
+use moat_model::file::WatchEvent;
 use moat_model::spec::{PtySize, Signal};
-use serde::Serialize;
+use moat_model::{ErrorKind, Exit};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::{DATA_LEN_MAX, FRAME_LEN_MAX, HEADER_LEN_MAX, Offsets, StreamName};
 
@@ -20,12 +21,22 @@ mod kind {
     pub const STDERR_END: u8 = 0x13;
     pub const STDIN_TAKEN: u8 = 0x14;
     pub const EXIT: u8 = 0x15;
+    pub const AGENT_CONTENT: u8 = 0x16;
+    pub const DONE: u8 = 0x17;
+    pub const FAILED: u8 = 0x18;
+    pub const EVENT: u8 = 0x19;
+    pub const SKIPPED: u8 = 0x1a;
     pub const STDIN: u8 = 0x20;
     pub const STDIN_END: u8 = 0x21;
     pub const RESIZE: u8 = 0x22;
     pub const SIGNAL: u8 = 0x23;
     pub const ACKNOWLEDGE: u8 = 0x24;
+    pub const DAEMON_CONTENT: u8 = 0x25;
+    pub const FINISH: u8 = 0x26;
 }
+
+/// Longest message of a failure frame: any path fits, and escaped to the utmost it still fits into a frame.
+const MESSAGE_LEN_MAX: usize = 8 << 10;
 
 /// Bytes that are not a frame of this direction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +93,10 @@ pub enum DaemonFrame {
     Signal(Signal),
     /// Everything of the main process's output before these offsets is safe.
     Acknowledge(Offsets),
+    /// Bytes of a file or an archive; at most [`super::CONTENT_LEN_MAX`].
+    Content(Bytes),
+    /// All of it was sent.
+    Finish,
 }
 
 /// What the agent sends.
@@ -114,6 +129,35 @@ pub enum AgentFrame {
         /// Because its time was up.
         timed_out: bool,
     },
+    /// Bytes of a file or an archive; at most [`super::CONTENT_LEN_MAX`].
+    Content(Bytes),
+    /// A transfer is complete; the last frame.
+    Done {
+        /// Bytes of content.
+        bytes: u64,
+        /// Files, directories and links.
+        entries: u64,
+    },
+    /// A transfer or a watch cannot go on; the last frame.
+    Failed(Trouble),
+    /// Something happened to a file.
+    Event(WatchEvent),
+    /// Bytes of a stream up to this offset are gone for this follower.
+    Skipped {
+        /// Which stream.
+        stream: StreamName,
+        /// Where it goes on.
+        to: u64,
+    },
+}
+
+/// Why something failed after it had begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What the caller may decide by.
+    pub kind: ErrorKind,
+    /// For people; names the path at fault.
+    pub message: String,
 }
 
 /// Builds a header frame's body.
@@ -149,14 +193,16 @@ fn whole<T>(kind: u8, body: &Bytes, value: Option<T>) -> Result<T, FrameError> {
 
 impl Frame for DaemonFrame {
     fn knows(kind: u8) -> bool {
-        matches!(kind, kind::HEADER | kind::STDIN | kind::STDIN_END | kind::RESIZE | kind::SIGNAL | kind::ACKNOWLEDGE)
+        matches!(kind, kind::HEADER | kind::STDIN..=kind::FINISH)
     }
 
     fn decode(kind: u8, mut body: Bytes) -> Result<Self, FrameError> {
         match kind {
             kind::HEADER => Ok(Self::Header(body)),
-            kind::STDIN if body.is_empty() => Err(FrameError::Malformed(kind)),
+            kind::STDIN | kind::DAEMON_CONTENT if body.is_empty() => Err(FrameError::Malformed(kind)),
             kind::STDIN => Ok(Self::Stdin(body)),
+            kind::DAEMON_CONTENT => Ok(Self::Content(body)),
+            kind::FINISH => whole(kind, &body, Some(Self::Finish)),
             kind::STDIN_END => whole(kind, &body, Some(Self::StdinEnd)),
             kind::RESIZE => {
                 let size = match (body.try_get_u16(), body.try_get_u16()) {
@@ -196,6 +242,8 @@ impl Frame for DaemonFrame {
                 out.put_u64(offsets.stdout);
                 out.put_u64(offsets.stderr);
             }
+            Self::Content(bytes) => put(out, kind::DAEMON_CONTENT, bytes),
+            Self::Finish => open(out, kind::FINISH, 0),
         }
     }
 }
@@ -209,16 +257,7 @@ mod exit_flag {
 
 impl Frame for AgentFrame {
     fn knows(kind: u8) -> bool {
-        matches!(
-            kind,
-            kind::HEADER
-                | kind::STDOUT
-                | kind::STDERR
-                | kind::STDOUT_END
-                | kind::STDERR_END
-                | kind::STDIN_TAKEN
-                | kind::EXIT
-        )
+        matches!(kind, kind::HEADER | kind::STDOUT..=kind::SKIPPED)
     }
 
     fn decode(kind: u8, mut body: Bytes) -> Result<Self, FrameError> {
@@ -243,6 +282,25 @@ impl Frame for AgentFrame {
             kind::EXIT => {
                 let exit = decode_exit(&mut body);
                 whole(kind, &body, exit)
+            }
+            kind::AGENT_CONTENT if body.is_empty() => Err(FrameError::Malformed(kind)),
+            kind::AGENT_CONTENT => Ok(Self::Content(body)),
+            kind::DONE => {
+                let done = match (body.try_get_u64(), body.try_get_u64()) {
+                    (Ok(bytes), Ok(entries)) => Some(Self::Done { bytes, entries }),
+                    _ => None,
+                };
+                whole(kind, &body, done)
+            }
+            kind::FAILED => from_json(kind, &body).map(Self::Failed),
+            kind::EVENT => from_json(kind, &body).map(Self::Event),
+            kind::SKIPPED => {
+                let skipped = match (body.try_get_u8(), body.try_get_u64()) {
+                    (Ok(0), Ok(to)) => Some(Self::Skipped { stream: StreamName::Stdout, to }),
+                    (Ok(1), Ok(to)) => Some(Self::Skipped { stream: StreamName::Stderr, to }),
+                    _ => None,
+                };
+                whole(kind, &body, skipped)
             }
             other => Err(FrameError::UnknownKind(other)),
         }
@@ -276,8 +334,34 @@ impl Frame for AgentFrame {
                 out.put_u8(flags);
                 out.put_i32(exit.signal.unwrap_or(0));
             }
+            Self::Content(bytes) => put(out, kind::AGENT_CONTENT, bytes),
+            Self::Done { bytes, entries } => {
+                open(out, kind::DONE, 16);
+                out.put_u64(*bytes);
+                out.put_u64(*entries);
+            }
+            Self::Failed(trouble) => {
+                let end = trouble.message.floor_char_boundary(MESSAGE_LEN_MAX);
+                let message = trouble.message.get(..end).unwrap_or_default().to_owned();
+                put(out, kind::FAILED, &to_json(&Trouble { kind: trouble.kind, message }));
+            }
+            Self::Event(event) => put(out, kind::EVENT, &to_json(event)),
+            Self::Skipped { stream, to } => {
+                open(out, kind::SKIPPED, 9);
+                out.put_u8(u8::from(*stream == StreamName::Stderr));
+                out.put_u64(*to);
+            }
         }
     }
+}
+
+/// Plain structures of strings and numbers, which always have a JSON form.
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn from_json<T: DeserializeOwned>(kind: u8, body: &[u8]) -> Result<T, FrameError> {
+    serde_json::from_slice(body).map_err(|_| FrameError::Malformed(kind))
 }
 
 fn decode_exit(body: &mut Bytes) -> Option<AgentFrame> {

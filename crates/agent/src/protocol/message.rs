@@ -1,5 +1,6 @@
 //! The JSON headers: what is asked and what is answered.
 
+use moat_model::file::{FileReply, FileRequest, Transfer};
 use moat_model::spec::{ExecSpec, Signal};
 use moat_model::{Exit, ProcessSpec};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,54 @@ pub enum Request {
     Processes,
     /// Measure.
     Stats,
+    /// One question about files.
+    File {
+        /// Who asks; the default user if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// What.
+        request: FileRequest,
+    },
+    /// Send a file or an archive; content frames follow.
+    Pull {
+        /// Who reads; the default user if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// What.
+        transfer: Transfer,
+    },
+    /// Take a file or an archive; content frames come back.
+    Push {
+        /// Who writes; the default user if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// What.
+        transfer: Transfer,
+    },
+    /// Tell what happens to files; event frames follow.
+    Watch {
+        /// Who looks; the default user if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// A file or a directory.
+        path: String,
+        /// Also below the directories in it.
+        recursive: bool,
+    },
+    /// Run a process that belongs to no connection.
+    Spawn {
+        /// What to run and how.
+        spec: ExecSpec,
+    },
+    /// List what was spawned.
+    Spawned,
+    /// Follow what was spawned; frames both ways follow.
+    Attach {
+        /// Its process id inside.
+        pid: u32,
+        /// Where to begin.
+        from: Offsets,
+    },
     /// End everything, then yourself.
     Shutdown,
 }
@@ -58,7 +107,7 @@ pub enum GuestRequest {
 pub enum Reply {
     /// To `hello`.
     Hello(Hello),
-    /// To `start` and `exec`: it runs.
+    /// To `start`, `exec` and `spawn`: it runs.
     Started {
         /// Process id inside.
         pid: u32,
@@ -74,6 +123,22 @@ pub enum Reply {
     },
     /// To `stats`.
     Stats(GuestStats),
+    /// To `file`.
+    File {
+        /// The answer.
+        answer: FileReply,
+    },
+    /// To `pull` and `push`: content frames follow, or may come.
+    Content,
+    /// To `watch`: event frames follow. Everything that happens from now on is told.
+    Watching,
+    /// To `spawned`.
+    Spawned {
+        /// The list, oldest first.
+        processes: Vec<Spawned>,
+    },
+    /// To `attach`: data frames follow.
+    Attached,
     /// To `signal` and `shutdown`.
     Done,
     /// To anything.
@@ -150,6 +215,25 @@ pub struct GuestProcess {
     pub rss_bytes: u64,
     /// CPU time, user and system.
     pub cpu_usec: u64,
+}
+
+/// A process that was spawned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spawned {
+    /// Process id inside, its name here.
+    pub pid: u32,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// When, by the sandbox's clock, milliseconds since 1970.
+    pub started_ms: i64,
+    /// How far its output has come.
+    pub written: Offsets,
+    /// Whether it has a terminal.
+    pub pty: bool,
+    /// How it ended, if it has.
+    pub exit: Option<Exit>,
+    /// Because its time was up.
+    pub timed_out: bool,
 }
 
 /// Measurements from inside.

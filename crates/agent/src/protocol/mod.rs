@@ -11,7 +11,9 @@ mod message;
 pub mod mux;
 pub mod stream;
 
-pub use message::{GuestProcess, GuestRequest, GuestStats, Hello, MainState, Offsets, Reply, Request, StreamName};
+pub use message::{
+    GuestProcess, GuestRequest, GuestStats, Hello, MainState, Offsets, Reply, Request, Spawned, StreamName,
+};
 
 /// Version of everything in this module. An agent that speaks another answers `hello` and nothing else.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -24,6 +26,9 @@ pub const FRAME_LEN_MAX: usize = 64 << 10;
 
 /// Largest piece of output or input in one frame: a frame less its kind and its offset.
 pub const DATA_LEN_MAX: usize = FRAME_LEN_MAX - 9;
+
+/// Largest piece of a file in one frame: a frame less its kind.
+pub const CONTENT_LEN_MAX: usize = FRAME_LEN_MAX - 1;
 
 /// Bytes of standard input of an exec that may be sent before the agent has said that the process took them. It keeps
 /// signals, resizes and hang-ups from waiting behind input nobody reads.

@@ -17,9 +17,17 @@ pub const EXECS_MAX: usize = 64;
 pub const VERBS_MAX: usize = 64;
 /// Concurrent forwarded connections.
 pub const FORWARDS_MAX: usize = 64;
+/// Concurrent transfers of files; each is a process inside and up to a megabyte on its way.
+pub const TRANSFERS_MAX: usize = 32;
+/// Concurrent watches; each is a process inside.
+pub const WATCHES_MAX: usize = 16;
+/// Concurrent followers of spawned processes.
+pub const ATTACHES_MAX: usize = 64;
+/// All that the daemon opens.
+pub const REQUESTS_MAX: usize = EXECS_MAX + VERBS_MAX + TRANSFERS_MAX + WATCHES_MAX + ATTACHES_MAX;
 /// What a session bears. A stream that was dropped counts until its last frame is out, so this is a third more than the
-/// three bounds together; reaching it ends the session.
-pub const STREAMS_MAX: usize = 256;
+/// bounds together; reaching it ends the session.
+pub const STREAMS_MAX: usize = (REQUESTS_MAX + FORWARDS_MAX) / 3 * 4;
 
 /// Somebody who waits for a stream.
 pub type OpenReply = oneshot::Sender<Stream>;

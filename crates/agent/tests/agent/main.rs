@@ -6,9 +6,12 @@
     reason = "a test that cannot go on should say where"
 )]
 
+mod archive;
 mod exec;
+mod files;
 mod forward;
 mod harness;
 mod jailed;
 mod main_process;
 mod measure;
+mod watch;

@@ -4,6 +4,7 @@ pub mod agent;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use moat_agent::protocol::Spawned;
 use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, StreamName};
 use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, PtySize, Signal};
@@ -89,7 +90,8 @@ pub trait Guest: Send + Sync + std::fmt::Debug {
 /// Bytes coming out of a sandbox; pieces of at most 64 KiB. Ends without an error only if everything was delivered.
 pub type BytesOut = mpsc::Receiver<Result<Bytes>>;
 
-/// Bytes going into a sandbox. What is dropped before [`BytesIn::finish`] leaves no trace there.
+/// Bytes going into a sandbox. A file that is dropped before [`PushSink::finish`] leaves no trace there; of an archive what
+/// was unpacked until then stays.
 #[async_trait]
 pub trait PushSink: Send {
     /// Takes a piece; returns when there is room for the next.
@@ -108,25 +110,6 @@ pub struct Pushed {
     pub bytes: u64,
     /// Files, directories and links made.
     pub entries: u64,
-}
-
-/// A process that was spawned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spawned {
-    /// Process id inside, its name here.
-    pub pid: u32,
-    /// Program and arguments.
-    pub command: Vec<String>,
-    /// When, by the sandbox's clock, milliseconds since 1970.
-    pub started_ms: i64,
-    /// How far its output has come.
-    pub written: Offsets,
-    /// Whether it has a terminal.
-    pub pty: bool,
-    /// How it ended, if it has.
-    pub exit: Option<Exit>,
-    /// Because its time was up.
-    pub timed_out: bool,
 }
 
 /// A follower of a spawned process.

@@ -115,7 +115,9 @@ async fn obey(
                 }
             }
             DaemonFrame::Signal(signal) => supervision.order(u8::from(signal)),
-            DaemonFrame::Header(_) | DaemonFrame::Acknowledge(_) => return Err(StreamError::Unexpected),
+            DaemonFrame::Header(_) | DaemonFrame::Acknowledge(_) | DaemonFrame::Content(_) | DaemonFrame::Finish => {
+                return Err(StreamError::Unexpected);
+            }
         }
     }
     Ok(())

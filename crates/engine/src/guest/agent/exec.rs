@@ -75,7 +75,7 @@ async fn read(
                 continue;
             }
             AgentFrame::Exit { exit, timed_out } => ExecOutput::Exited { exit, timed_out },
-            AgentFrame::Header(_) | AgentFrame::End { .. } => return Err(StreamError::Unexpected),
+            _ => return Err(StreamError::Unexpected),
         };
         let last = matches!(said, ExecOutput::Exited { .. });
         if output.send(said).await.is_err() || last {

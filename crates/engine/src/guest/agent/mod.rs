@@ -5,6 +5,7 @@
 //! every wait is bounded, what it may open is fixed by configuration, and a protocol error ends the session.
 
 mod exec;
+mod files;
 mod forward;
 mod output;
 mod session;
@@ -17,9 +18,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use moat_agent::protocol::frame::{AgentFrame, DaemonFrame};
-use moat_agent::protocol::mux::{EXECS_MAX, OpenReply, Stream, VERBS_MAX};
+use moat_agent::protocol::mux::{EXECS_MAX, OpenReply, Stream, TRANSFERS_MAX, VERBS_MAX, WATCHES_MAX};
 use moat_agent::protocol::stream::{FrameReader, StreamError, write_header};
 use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, PROTOCOL_VERSION, Reply, Request};
+use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, Forward, Signal};
 use moat_model::{ErrorKind, Exit, ProcessSpec};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
@@ -27,13 +29,15 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{ExecSession, Guest, OutputReader};
+use super::{BytesIn, BytesOut, ExecSession, Guest, OutputReader};
 use crate::error::{Error, Result};
 
 /// An answer that needs no work. Long enough for a machine under a burst of creates; a frozen sandbox runs into it.
 const REPLY_DEADLINE: Duration = Duration::from_secs(10);
 /// Starting a program: on top of the above, the kernel may have to read it from a slow disk.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// A question about files may be about very many of them.
+const FILE_DEADLINE: Duration = Duration::from_secs(60);
 /// Killing everything inside and saying so.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
 /// Between attempts over a connection that just broke; the session has its own, longer back-off.
@@ -67,6 +71,8 @@ pub struct AgentGuest {
     broken: Arc<Notify>,
     execs: Arc<Semaphore>,
     verbs: Arc<Semaphore>,
+    transfers: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
     driver: JoinHandle<()>,
 }
 
@@ -96,6 +102,8 @@ impl AgentGuest {
             broken,
             execs: Arc::new(Semaphore::new(EXECS_MAX)),
             verbs: Arc::new(Semaphore::new(VERBS_MAX)),
+            transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             driver: tokio::spawn(session.run(opens_rx)),
         });
         let hello = guest.hello().await?;
@@ -173,6 +181,19 @@ impl AgentGuest {
         self.stream_error(doing, StreamError::Unexpected)
     }
 
+    /// Opens a stream for content, in either direction.
+    async fn transfer(&self, request: &Request, doing: &str) -> Result<Opened> {
+        let permit = at_once(&self.transfers, TRANSFERS_MAX, "files are already being read or written")?;
+        within(START_DEADLINE, doing, async {
+            let mut opened = self.request(permit, request, doing).await?;
+            match self.reply(&mut opened, doing).await? {
+                Reply::Content => Ok(opened),
+                _ => Err(self.wrong_reply(doing)),
+            }
+        })
+        .await
+    }
+
     async fn wait_once(&self) -> Result<Exit> {
         const DOING: &str = "wait for the main process";
         let permit = self.verb_permit().await?;
@@ -196,7 +217,18 @@ fn stream_error(broken: &Notify, doing: &str, error: StreamError) -> Error {
 
 /// Asking twice is as good as asking once.
 fn repeatable(request: &Request) -> bool {
-    matches!(request, Request::Hello | Request::Processes | Request::Stats | Request::Shutdown)
+    let looks = |request: &FileRequest| matches!(request, FileRequest::Stat { .. } | FileRequest::List { .. });
+    match request {
+        Request::Hello | Request::Processes | Request::Stats | Request::Spawned | Request::Shutdown => true,
+        Request::File { request, .. } => looks(request),
+        _ => false,
+    }
+}
+
+/// A permit for something that may last, so that waiting for one could last too.
+fn at_once(permits: &Arc<Semaphore>, max: usize, what: &str) -> Result<OwnedSemaphorePermit> {
+    let refused = |_| Error::new(ErrorKind::Exhausted, format!("{max} {what} in this sandbox"));
+    permits.clone().try_acquire_owned().map_err(refused)
 }
 
 fn gone() -> Error {
@@ -271,12 +303,7 @@ impl Guest for AgentGuest {
 
     async fn exec(&self, spec: &ExecSpec) -> Result<ExecSession> {
         const DOING: &str = "execute in the sandbox";
-        let permit = self.execs.clone().try_acquire_owned().map_err(|_| {
-            Error::new(
-                ErrorKind::Exhausted,
-                format!("{EXECS_MAX} processes are already being executed in this sandbox"),
-            )
-        })?;
+        let permit = at_once(&self.execs, EXECS_MAX, "processes are already being executed")?;
         within(START_DEADLINE, DOING, async {
             let mut opened = self.request(permit, &Request::Exec { spec: spec.clone() }, DOING).await?;
             match self.reply(&mut opened, DOING).await? {
@@ -321,5 +348,40 @@ impl Guest for AgentGuest {
             }
             _ => Err(self.wrong_reply(DOING)),
         }
+    }
+
+    async fn file(&self, user: Option<&str>, request: &FileRequest) -> Result<FileReply> {
+        const DOING: &str = "ask about files in the sandbox";
+        let request = Request::File { user: user.map(str::to_owned), request: request.clone() };
+        match self.call(&request, DOING, FILE_DEADLINE).await? {
+            Reply::File { answer } => Ok(answer),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+
+    async fn pull(&self, user: Option<&str>, transfer: &Transfer) -> Result<BytesOut> {
+        let request = Request::Pull { user: user.map(str::to_owned), transfer: transfer.clone() };
+        let opened = self.transfer(&request, "read from the sandbox").await?;
+        Ok(files::pull(opened, self.broken.clone()))
+    }
+
+    async fn push(&self, user: Option<&str>, transfer: &Transfer) -> Result<BytesIn> {
+        let request = Request::Push { user: user.map(str::to_owned), transfer: transfer.clone() };
+        let opened = self.transfer(&request, "write into the sandbox").await?;
+        Ok(files::Push::start(opened, self.broken.clone()))
+    }
+
+    async fn watch(&self, user: Option<&str>, path: &str, recursive: bool) -> Result<mpsc::Receiver<WatchEvent>> {
+        const DOING: &str = "watch files in the sandbox";
+        let permit = at_once(&self.watches, WATCHES_MAX, "watches are already open")?;
+        let request = Request::Watch { user: user.map(str::to_owned), path: path.to_owned(), recursive };
+        within(START_DEADLINE, DOING, async {
+            let mut opened = self.request(permit, &request, DOING).await?;
+            match self.reply(&mut opened, DOING).await? {
+                Reply::Watching => Ok(files::watch(opened, self.broken.clone())),
+                _ => Err(self.wrong_reply(DOING)),
+            }
+        })
+        .await
     }
 }

@@ -11,6 +11,7 @@ use moat_agent::protocol::frame::{AgentFrame, DaemonFrame};
 use moat_agent::protocol::mux::{self, FORWARDS_MAX, Mode, Stream};
 use moat_agent::protocol::stream::{FrameReader, write_frame, write_header};
 use moat_agent::protocol::{GuestRequest, Hello, MainState, Offsets, PROTOCOL_VERSION, Reply, Request, StreamName};
+use moat_model::file::{FileRequest, Transfer};
 use moat_model::spec::{ExecSpec, Forward, Signal};
 use moat_model::{ErrorKind, Exit, ProcessSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -81,6 +82,24 @@ async fn misbehave(mut stream: Stream, protocol: u32, port: u16, opens: mpsc::Se
             write_header::<AgentFrame>(&mut stream, &Reply::Started { pid: 1 }).await.unwrap();
             write_frame(&mut stream, &data(0)).await.unwrap();
             write_frame(&mut stream, &data(7)).await.unwrap();
+        }
+        // An answer to something else, a short success, and events that are none.
+        Request::File { .. } => write_header::<AgentFrame>(&mut stream, &Reply::Content).await.unwrap(),
+        Request::Pull { .. } => {
+            write_header::<AgentFrame>(&mut stream, &Reply::Content).await.unwrap();
+            write_frame(&mut stream, &AgentFrame::Content(Bytes::from("half"))).await.unwrap();
+            write_frame(&mut stream, &AgentFrame::Done { bytes: 8, entries: 1 }).await.unwrap();
+        }
+        Request::Push { .. } => {
+            write_header::<AgentFrame>(&mut stream, &Reply::Content).await.unwrap();
+            write_frame(&mut stream, &AgentFrame::Done { bytes: 0, entries: 0 }).await.unwrap();
+        }
+        Request::Watch { .. } => {
+            write_header::<AgentFrame>(&mut stream, &Reply::Watching).await.unwrap();
+            write_frame(&mut stream, &data(0)).await.unwrap();
+        }
+        Request::Spawn { .. } | Request::Spawned | Request::Attach { .. } => {
+            write_header::<AgentFrame>(&mut stream, &Reply::Watching).await.unwrap();
         }
         Request::Wait => write_header::<AgentFrame>(&mut stream, &Reply::Exited(Exit::code(3))).await.unwrap(),
         Request::Shutdown => {
@@ -156,6 +175,42 @@ async fn protocol_errors_end_the_session_and_nothing_else() {
     again(5).await;
 
     assert_eq!(timeout(DEADLINE, guest.wait_main()).await.unwrap().unwrap(), Exit::code(3));
+}
+
+#[tokio::test]
+async fn files_from_an_agent_that_lies() {
+    let (villain, guest) = guest(Villain::default(), vec![]).await;
+    let again = async |sessions: u32| {
+        timeout(DEADLINE, guest.hello()).await.unwrap().unwrap();
+        assert_eq!(villain.connections.load(Ordering::SeqCst), sessions);
+    };
+    let path = "/x".to_owned();
+    let stat = FileRequest::Stat { path: path.clone() };
+    assert_eq!(guest.file(None, &stat).await.unwrap_err().kind, ErrorKind::Internal);
+    again(2).await;
+
+    let read = Transfer::Read { path: path.clone(), offset: 0, length: None };
+    let mut pieces = guest.pull(None, &read).await.unwrap();
+    assert_eq!(pieces.recv().await.unwrap().unwrap(), Bytes::from("half"));
+    assert_eq!(pieces.recv().await.unwrap().unwrap_err().kind, ErrorKind::Internal, "more was promised");
+    again(3).await;
+
+    let mut sink = guest.push(None, &Transfer::Write { path: path.clone(), mode: None }).await.unwrap();
+    let pushed = async {
+        loop {
+            sink.send(Bytes::from("x")).await?;
+        }
+    };
+    let error: crate::error::Error = match timeout(DEADLINE, pushed).await.unwrap() {
+        Err(error) => error,
+        Ok(()) => unreachable!(),
+    };
+    assert_eq!(error.kind, ErrorKind::Internal, "done before it was finished");
+    again(4).await;
+
+    let mut events = guest.watch(None, &path, true).await.unwrap();
+    assert_eq!(timeout(DEADLINE, events.recv()).await.unwrap(), None);
+    again(5).await;
 }
 
 #[tokio::test]
