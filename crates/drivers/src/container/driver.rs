@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use moat_engine::driver::{Description, Driver, Freezer, Place, Record, Recovered, Requirement, Usage};
+use moat_engine::driver::{
+    Capturer, Description, Driver, Freezer, Place, Record, Recovered, Requirement, Tuner, Usage,
+};
 use moat_engine::error::{Error, Result};
 use moat_engine::guest::Guest;
 use moat_engine::guest::agent::AgentGuest;
@@ -42,11 +44,11 @@ const END_WAIT: Duration = Duration::from_secs(10);
 /// What a record of version 1 holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Held {
+pub(super) struct Held {
     /// The agent, first process of its namespaces.
-    process: ProcessIdentity,
+    pub(super) process: ProcessIdentity,
     /// Its cgroup's name.
-    cgroup: String,
+    pub(super) cgroup: String,
     /// Where it listens.
     socket: PathBuf,
     /// What it may have the daemon connect to.
@@ -55,10 +57,10 @@ struct Held {
     notes: Vec<String>,
     /// The agent's descriptor of the directory that holds what changed in the root, if that is one directory.
     #[serde(default)]
-    changes_fd: Option<u32>,
+    pub(super) changes_fd: Option<u32>,
     /// First host id of its range.
     #[serde(default)]
-    uid_base: u32,
+    pub(super) uid_base: u32,
 }
 
 /// Runs sandboxes as containers.
@@ -67,7 +69,7 @@ pub struct ContainerDriver {
     config: ContainerConfig,
     binary: AgentBinary,
     roots: Arc<Roots>,
-    hierarchy: Hierarchy,
+    pub(super) hierarchy: Hierarchy,
     /// Capabilities a sandbox may be given, as bits.
     ceiling: u64,
     /// Capabilities this kernel has, as bits.
@@ -186,7 +188,7 @@ pub(super) fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
-fn held(record: &Record) -> Result<Held> {
+pub(super) fn held(record: &Record) -> Result<Held> {
     if record.driver != NAME || record.version != RECORD_VERSION {
         return Err(Error::new(
             ErrorKind::Internal,
@@ -211,7 +213,7 @@ impl Driver for ContainerDriver {
             name: NAME,
             record_version: RECORD_VERSION,
             isolation: Isolation::Container,
-            abilities: vec!["pause"],
+            abilities: vec!["pause", "capture", "tune"],
         }
     }
 
@@ -334,15 +336,12 @@ impl Driver for ContainerDriver {
     fn freezer(&self) -> Option<&dyn Freezer> {
         Some(self)
     }
-}
 
-#[async_trait]
-impl Freezer for ContainerDriver {
-    async fn freeze(&self, record: &Record) -> Result<()> {
-        Ok(self.hierarchy.freeze(&held(record)?.cgroup).await?)
+    fn capturer(&self) -> Option<&dyn Capturer> {
+        Some(self)
     }
 
-    async fn thaw(&self, record: &Record) -> Result<()> {
-        Ok(self.hierarchy.thaw(&held(record)?.cgroup)?)
+    fn tuner(&self) -> Option<&dyn Tuner> {
+        Some(self)
     }
 }

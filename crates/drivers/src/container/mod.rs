@@ -12,7 +12,9 @@
 //! | `probe` | what this host must have |
 //! | `roots` | layers shared by sandboxes |
 //! | `driver` | the contract |
+//! | `abilities` | pause, capture, tune |
 
+mod abilities;
 mod config;
 mod driver;
 mod jail;

@@ -60,14 +60,20 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<()> {
     check_forwards(&spec.forwards)
 }
 
+/// Checks a memory limit asked for.
+pub(super) fn memory(asked: Option<u64>) -> Result<()> {
+    at_least("resources.memory_bytes", asked.unwrap_or(MEMORY_MIN), MEMORY_MIN, "the agent lives in it too")
+}
+
+fn at_least(field: &'static str, value: u64, least: u64, why: &str) -> Result<()> {
+    if value < least { Err(Error::invalid(field, format!("{value} is below {least}: {why}"))) } else { Ok(()) }
+}
+
 /// Checks sizes, with the node's defaults where nothing was asked.
 pub(super) fn limits(asked: &Resources, defaults: &ResourceDefaults, nofile_max: u64) -> Result<()> {
     let memory = asked.memory_bytes.unwrap_or(defaults.memory_bytes);
     let secrets = asked.secrets_bytes.unwrap_or(defaults.secrets_bytes);
-    let at_least = |field, value, least, why| {
-        if value < least { Err(Error::invalid(field, format!("{value} is below {least}: {why}"))) } else { Ok(()) }
-    };
-    at_least("resources.memory_bytes", memory, MEMORY_MIN, "the agent lives in it too")?;
+    self::memory(Some(memory))?;
     let disk = asked.disk_bytes.unwrap_or(defaults.disk_bytes);
     at_least("resources.disk_bytes", disk, DISK_MIN, "the directories every sandbox has need that much")?;
     at_least("resources.secrets_bytes", secrets, SECRETS_MIN, "a file system has at least one page")?;

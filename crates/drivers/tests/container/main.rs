@@ -9,6 +9,7 @@ mod harness;
 mod image;
 
 mod bounds;
+mod capture;
 mod conformance;
 mod cycles;
 mod escape;
@@ -19,3 +20,4 @@ mod layers;
 mod lifecycle;
 mod limits;
 mod root;
+mod tune;

@@ -116,7 +116,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    fn new(field: &'static str, file: &'static str, value: impl ToString) -> Self {
+    pub(super) fn new(field: &'static str, file: &'static str, value: impl ToString) -> Self {
         Self { field, file, value: value.to_string(), if_present: false }
     }
 

@@ -22,6 +22,7 @@ mod kill;
 mod limits;
 mod mounts;
 mod tree;
+mod tune;
 mod usage;
 
 use std::io;
@@ -73,6 +74,14 @@ pub enum CgroupError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A limit below what is in use.
+    #[error("{field}: {why}")]
+    InUse {
+        /// The field of the spec.
+        field: &'static str,
+        /// How much is asked.
+        why: String,
+    },
     /// Any other operation on the tree failed.
     #[error("{doing} {}", path.display())]
     Io {
@@ -106,6 +115,7 @@ impl CgroupError {
             Self::Refused { source, .. } if source.kind() == io::ErrorKind::InvalidInput => ErrorKind::InvalidSpec,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::NotFound,
             Self::Name(_) | Self::Refused { .. } | Self::Io { .. } => ErrorKind::Internal,
+            Self::InUse { .. } => ErrorKind::Conflict,
             Self::Deadline { .. } => ErrorKind::Deadline,
         }
     }
@@ -120,9 +130,9 @@ impl From<CgroupError> for moat_engine::Error {
     fn from(error: CgroupError) -> Self {
         let kind = error.kind();
         match error {
-            CgroupError::Invalid { field, why } | CgroupError::Unsupported { field, why } => {
-                Self::new(kind, format!("{field}: {why}"))
-            }
+            CgroupError::Invalid { field, why }
+            | CgroupError::Unsupported { field, why }
+            | CgroupError::InUse { field, why } => Self::new(kind, format!("{field}: {why}")),
             other => Self::caused_by(kind, "control group", other),
         }
     }

@@ -12,13 +12,14 @@ use tempfile::TempDir;
 use super::*;
 
 /// Files the kernel would put into a new group, by hierarchy.
-const V2_FILES: [&str; 15] = [
+const V2_FILES: [&str; 16] = [
     "cgroup.procs",
     "cgroup.kill",
     "cgroup.freeze",
     "cgroup.events",
     "cgroup.subtree_control",
     "memory.max",
+    "memory.high",
     "memory.low",
     "memory.swap.max",
     "memory.current",
@@ -422,4 +423,43 @@ async fn a_group_that_is_gone_is_not_found_and_cannot_be_paused() {
     assert_eq!(tree.usage(&name).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(tree.freeze(&name).await.unwrap_err().kind(), ErrorKind::Unsupported);
     tree.kill(&name).await.unwrap();
+}
+
+#[test]
+fn a_live_v2_group_is_tuned_and_a_limit_below_what_is_in_use_is_refused() {
+    let host = FakeHost::new().with_v2("", "cpuset cpu io memory pids");
+    let tree = host.hierarchy();
+    tree.create("box", &all_limits()).unwrap();
+    let file = |name: &str| format!("moat.slice/box.scope/{name}");
+    fs::write(host.path(&file("memory.current")), (32 << 20).to_string()).unwrap();
+    let wanted = Limits { memory_bytes: Some(48 << 20), cpu_weight: Some(7), ..Limits::default() };
+    tree.tune("box", &wanted).unwrap();
+    for (name, value) in [
+        ("memory.max", "50331648"),
+        ("memory.high", "max"),
+        ("cpu.weight", "7"),
+        ("pids.max", "50"),
+        ("cpuset.cpus", "1-2"),
+    ] {
+        assert_eq!(host.reads(&file(name)), value, "{name}");
+    }
+    let lower = Limits { memory_bytes: Some(16 << 20), cpu_weight: Some(9), ..Limits::default() };
+    let refused = tree.tune("box", &lower).unwrap_err();
+    assert!(matches!(refused, CgroupError::InUse { field: "resources.memory_bytes", .. }), "{refused}");
+    for (name, value) in [("memory.max", "50331648"), ("memory.high", "max"), ("cpu.weight", "7")] {
+        assert_eq!(host.reads(&file(name)), value, "{name}");
+    }
+}
+
+#[test]
+fn a_live_v1_group_without_a_cpuset_gets_none() {
+    let host = FakeHost::new().with_v1();
+    let tree = host.hierarchy();
+    fs::write(host.path("memory/moat/box.scope/memory.limit_in_bytes"), "9223372036854771712").unwrap();
+    fs::remove_dir_all(host.path("cpuset/moat/box.scope")).unwrap();
+    let refused = tree.tune("box", &Limits { cpuset: Some("1".to_owned()), ..Limits::default() }).unwrap_err();
+    assert!(matches!(refused, CgroupError::Unsupported { field: "resources.cpuset", .. }), "{refused}");
+    tree.tune("box", &Limits { pids_max: Some(9), memory_bytes: Some(64 << 20), ..Limits::default() }).unwrap();
+    assert_eq!(host.reads("pids/moat/box.scope/pids.max"), "9");
+    assert_eq!(host.reads("memory/moat/box.scope/memory.memsw.limit_in_bytes"), "67108864");
 }

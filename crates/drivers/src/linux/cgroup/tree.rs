@@ -252,7 +252,7 @@ fn settings(controller: Controller, version: Version, limits: &Limits) -> Vec<Se
     }
 }
 
-fn apply_one(dir: &Path, setting: &Setting) -> Result<()> {
+pub(super) fn apply_one(dir: &Path, setting: &Setting) -> Result<()> {
     let path = dir.join(setting.file);
     match write(&path, &setting.value) {
         Err(error) if setting.if_present && error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -282,7 +282,7 @@ fn inherit(from: &Path, to: &Path, file: &str) -> Result<()> {
 }
 
 /// Whether this host has any swap that a limit would have to keep a sandbox out of.
-fn host_swaps() -> bool {
+pub(super) fn host_swaps() -> bool {
     fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
 
