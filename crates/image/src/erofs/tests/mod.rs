@@ -6,3 +6,4 @@ mod hostile;
 mod layers;
 mod mounted;
 mod tars;
+mod umoci;
