@@ -5,5 +5,6 @@ mod directories;
 mod hostile;
 mod layers;
 mod mounted;
+mod noise;
 mod tars;
 mod umoci;
