@@ -1,7 +1,8 @@
 //! The agent: parent of everything that runs in the sandbox.
 //!
 //! One thread, one loop. It serves the daemon that connected last ([`session`]), keeps the main process's output and exit
-//! until the daemon has them ([`main_process`], [`output`]), runs other processes ([`exec`]), has others look after files ([`files`]), reaps every orphan
+//! until the daemon has them ([`main_process`], [`output`]), runs other processes ([`exec`]), keeps those that belong to no connection ([`spawned`]), has
+//! workers look after files ([`files`]), reaps every orphan
 //! ([`children`]) and carries connections to forwarded ports ([`forward`]). It never starts a thread, because it forks.
 
 mod child;
@@ -18,6 +19,7 @@ mod procfs;
 mod program;
 mod resolve;
 mod session;
+mod spawned;
 mod supervisor;
 pub mod user;
 
@@ -41,6 +43,7 @@ use self::children::Children;
 use self::failure::Failure;
 use self::main_process::{Main, Scratch};
 use self::program::Confinement;
+use self::spawned::Registry;
 
 /// One read from a pipe: what a pipe holds by default.
 const SCRATCH_LEN: usize = 64 << 10;
@@ -58,6 +61,7 @@ struct Agent {
     own_namespace: bool,
     children: Children,
     main: Main,
+    spawned: Registry,
     scratch: Scratch,
     /// How the current session opens streams to the daemon.
     opens: RefCell<Option<mpsc::Sender<OpenReply>>>,
@@ -104,6 +108,7 @@ fn serve(config: AgentConfig, listener: OwnedFd) -> Result<(), Failure> {
         own_namespace: rustix::process::getpid().is_init(),
         children: Children::default(),
         main: Main::new(config.output_buffer_bytes),
+        spawned: Registry::default(),
         scratch: RefCell::new(vec![0; SCRATCH_LEN]),
         opens: RefCell::new(None),
         output_turn: watch::Sender::new(0),

@@ -26,13 +26,14 @@ pub struct Window {
     finishing: Cell<bool>,
 }
 
+/// A part of a stream, from some offset on.
 #[derive(Debug, Default)]
-struct Kept {
+pub struct Kept {
     /// All full but the last, so an offset leads straight to its piece; the first may begin before `begin`.
     pieces: VecDeque<Vec<u8>>,
     /// Offset of the first byte of the first piece.
     base: u64,
-    /// Everything before it is acknowledged.
+    /// Everything before it may be forgotten.
     begin: u64,
     end: u64,
     ended: bool,
@@ -50,7 +51,13 @@ pub enum Next {
 }
 
 impl Kept {
-    fn push(&mut self, mut bytes: &[u8]) {
+    /// Offsets that can be read from.
+    pub fn range(&self) -> Range<u64> {
+        self.begin..self.end
+    }
+
+    /// Appends.
+    pub fn push(&mut self, mut bytes: &[u8]) {
         self.end += bytes.len() as u64;
         while !bytes.is_empty() {
             let full = self.pieces.back().is_none_or(|piece| piece.len() == PIECE_LEN);
@@ -65,7 +72,8 @@ impl Kept {
         }
     }
 
-    fn forget(&mut self, upto: u64) {
+    /// Everything before an offset is needed no more.
+    pub fn forget(&mut self, upto: u64) {
         self.begin = self.begin.max(upto.min(self.end));
         while let Some(first) = self.pieces.front() {
             let next = self.base + first.len() as u64;
@@ -77,7 +85,8 @@ impl Kept {
         }
     }
 
-    fn at(&self, offset: u64) -> Option<&[u8]> {
+    /// What there is at an offset, in one piece.
+    pub fn at(&self, offset: u64) -> Option<&[u8]> {
         let distance = usize::try_from(offset.checked_sub(self.base)?).ok()?;
         self.pieces.get(distance / PIECE_LEN)?.get(distance % PIECE_LEN..).filter(|bytes| !bytes.is_empty())
     }
@@ -92,8 +101,7 @@ impl Window {
 
     /// Offsets that can be read from.
     pub fn range(&self) -> Range<u64> {
-        let kept = self.kept.borrow();
-        kept.begin..kept.end
+        self.kept.borrow().range()
     }
 
     /// Told of every change from now on.

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::failure::Failure;
 use super::files::Task;
 use super::output::{Next, Window};
-use super::{Agent, exec, files, main_process, procfs};
+use super::{Agent, exec, files, main_process, procfs, spawned};
 
 /// Forwarded connections that may wait for a stream at once; more wait in line.
 const OPENS_MAX: usize = 16;
@@ -91,9 +91,9 @@ async fn handle(agent: &Rc<Agent>, stream: Stream) -> Result<(), StreamError> {
         Request::Watch { user, path, recursive } => {
             return files::serve(agent, user.as_deref(), Task::Watch { path, recursive }, reader, writer).await;
         }
-        Request::Spawn { .. } | Request::Spawned | Request::Attach { .. } => {
-            Err(Failure::new(ErrorKind::Unsupported, "soon"))
-        }
+        Request::Attach { pid, from } => return spawned::serve(agent, pid, from, reader, writer).await,
+        Request::Spawn { spec } => spawn(agent, spec).await,
+        Request::Spawned => Ok(Reply::Spawned { processes: agent.spawned.list() }),
         Request::Wait => {
             tokio::select! {
                 exit = agent.main.wait() => exit.map(Reply::Exited),
@@ -128,6 +128,13 @@ fn hello(agent: &Agent) -> Hello {
 async fn start(agent: &Rc<Agent>, process: moat_model::ProcessSpec) -> Result<Reply, Failure> {
     // A task of its own: a start that was begun is finished, even if the daemon dies meanwhile.
     let started = tokio::task::spawn_local(main_process::start(agent.clone(), process));
+    let pid = started.await.map_err(|_| Failure::new(ErrorKind::Internal, "the start was interrupted"))??;
+    Ok(Reply::Started { pid })
+}
+
+async fn spawn(agent: &Rc<Agent>, spec: moat_model::spec::ExecSpec) -> Result<Reply, Failure> {
+    // A task of its own, for the same reason.
+    let started = tokio::task::spawn_local(spawned::spawn(agent.clone(), spec));
     let pid = started.await.map_err(|_| Failure::new(ErrorKind::Internal, "the start was interrupted"))??;
     Ok(Reply::Started { pid })
 }

@@ -72,6 +72,7 @@ impl Sandbox {
             hostname: "jailed".to_owned(),
             uid_base: 0x4100_0000,
             mount_point: PathBuf::new(),
+            layers: vec![],
             writable_bytes: 16 << 20,
             host_paths: host_paths.map(|path| HostPath { source: path.into(), target: path.into() }).to_vec(),
             binds: vec![],

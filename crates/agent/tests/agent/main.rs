@@ -7,6 +7,7 @@
 )]
 
 mod archive;
+mod complaints;
 mod exec;
 mod files;
 mod forward;
@@ -14,4 +15,5 @@ mod harness;
 mod jailed;
 mod main_process;
 mod measure;
+mod spawned;
 mod watch;

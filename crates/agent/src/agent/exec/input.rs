@@ -57,10 +57,25 @@ impl Input {
         if received - self.taken.get() > STDIN_WINDOW || self.closed.get() {
             return Err(StreamError::Unexpected);
         }
+        self.append(bytes);
+        Ok(())
+    }
+
+    /// Appends, and returns how much must have been taken for this to be taken. Whoever calls it bounds it.
+    pub fn append(&self, bytes: &[u8]) -> u64 {
+        if self.closed.get() {
+            return 0;
+        }
+        let received = self.received.get().saturating_add(bytes.len() as u64);
         self.received.set(received);
         self.queue.borrow_mut().extend(bytes);
         self.changed.send_replace(());
-        Ok(())
+        received
+    }
+
+    /// Bytes taken so far.
+    pub fn taken(&self) -> u64 {
+        self.taken.get()
     }
 
     /// No more will come.

@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use self::input::Input;
-use self::spawn::{Process, Supervision};
+pub use self::input::{Input, Sink};
+pub use self::spawn::{Process, Supervision};
 use super::Agent;
 use super::failure::Failure;
 use super::io::{Port, Read};
@@ -51,12 +51,18 @@ pub async fn serve(
             return Ok(writer.shutdown().await?);
         }
     };
-    let deadline = Instant::now() + spec.timeout.unwrap_or(TIMEOUT_MAX).min(TIMEOUT_MAX);
+    let deadline = deadline(spec);
     write_header::<AgentFrame>(&mut writer, &Reply::Started { pid: process.pid.unsigned_abs() }).await?;
     carry(agent, process, deadline, reader, writer).await
 }
 
-async fn start(agent: &Agent, spec: &ExecSpec) -> Result<Process, Failure> {
+/// When its time is up, if it starts now.
+pub fn deadline(spec: &ExecSpec) -> Instant {
+    Instant::now() + spec.timeout.unwrap_or(TIMEOUT_MAX).min(TIMEOUT_MAX)
+}
+
+/// Starts a process, unless everything is being ended.
+pub async fn start(agent: &Agent, spec: &ExecSpec) -> Result<Process, Failure> {
     if agent.main.is_over() {
         return Err(Failure::new(ErrorKind::Conflict, "the main process has ended, and the sandbox with it"));
     }
@@ -71,15 +77,10 @@ async fn carry(
     writer: WriteHalf<Stream>,
 ) -> Result<(), StreamError> {
     let Process { supervision, sink, outputs, terminal, .. } = process;
-    let (frames, frames_rx) = mpsc::channel(FRAMES_MAX);
-    let (finish, finishing) = watch::channel(false);
-    let mut pumps = JoinSet::new();
-    for (stream, port) in outputs {
-        pumps.spawn_local(pump(agent.clone(), port, stream, frames.clone(), finishing.clone()));
-    }
     let supervision = Rc::new(supervision);
     let input = Input::default();
-    let mut life = Life { supervision: supervision.clone(), pumps, finish, terminal: terminal.is_some(), deadline };
+    let (frames, frames_rx) = mpsc::channel(FRAMES_MAX);
+    let mut life = Life::begin(agent, outputs, supervision.clone(), terminal.is_some(), deadline, &frames);
     let living = async {
         // The channel is open as long as the writing below goes on.
         let _ = frames.send(life.live().await).await;
@@ -97,6 +98,46 @@ async fn carry(
     }
 }
 
+/// Hands everything a process says to `hear`, which cannot hold it up, until its exit. It depends on nobody.
+pub async fn carry_alone(
+    agent: &Rc<Agent>,
+    (outputs, sink): (Vec<(StreamName, Rc<Port>)>, Sink),
+    (supervision, terminal): (Rc<Supervision>, bool),
+    deadline: Instant,
+    input: &Input,
+    mut hear: impl FnMut(AgentFrame),
+) {
+    let (frames, mut frames_rx) = mpsc::channel(FRAMES_MAX);
+    let mut life = Life::begin(agent, outputs, supervision, terminal, deadline, &frames);
+    let living = async {
+        let _ = frames.send(life.live().await).await;
+        std::future::pending::<()>().await;
+    };
+    let feeding = async {
+        input.feed(sink, &frames).await;
+        std::future::pending::<()>().await;
+    };
+    let hearing = async {
+        while let Some(frame) = frames_rx.recv().await {
+            let last = matches!(frame, AgentFrame::Exit { .. });
+            hear(frame);
+            if last {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = hearing => {}
+        () = living => {}
+        () = feeding => {}
+    }
+}
+
+/// Gives a terminal another size; one that hung up has none.
+pub fn resize(terminal: &Port, size: moat_model::spec::PtySize) {
+    let _ = tcsetwinsize(terminal, winsize(size));
+}
+
 /// Does what the daemon says, until it hangs up.
 async fn obey(
     mut reader: FrameReader<ReadHalf<Stream>, DaemonFrame>,
@@ -110,8 +151,7 @@ async fn obey(
             DaemonFrame::StdinEnd => input.close(),
             DaemonFrame::Resize(size) => {
                 if let Some(terminal) = terminal {
-                    // A terminal that hung up has no size.
-                    let _ = tcsetwinsize(terminal, winsize(size));
+                    resize(terminal, size);
                 }
             }
             DaemonFrame::Signal(signal) => supervision.order(u8::from(signal)),
@@ -194,6 +234,23 @@ struct Life {
 }
 
 impl Life {
+    /// Begins to carry its outputs.
+    fn begin(
+        agent: &Rc<Agent>,
+        outputs: Vec<(StreamName, Rc<Port>)>,
+        supervision: Rc<Supervision>,
+        terminal: bool,
+        deadline: Instant,
+        frames: &mpsc::Sender<AgentFrame>,
+    ) -> Self {
+        let (finish, finishing) = watch::channel(false);
+        let mut pumps = JoinSet::new();
+        for (stream, port) in outputs {
+            pumps.spawn_local(pump(agent.clone(), port, stream, frames.clone(), finishing.clone()));
+        }
+        Self { supervision, pumps, finish, terminal, deadline }
+    }
+
     /// Without a terminal it lasts until nobody holds the output any more; with one, until the process has ended. If
     /// its time runs out, until nothing it started is left.
     async fn live(&mut self) -> AgentFrame {

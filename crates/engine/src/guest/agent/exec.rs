@@ -15,7 +15,7 @@ use super::{Opened, stream_error};
 use crate::guest::{ExecInput, ExecOutput, ExecSession};
 
 /// Pieces (of at most 64 KiB) on their way in either direction: enough to keep both ends busy, little enough to keep.
-const PIECES_MAX: usize = 16;
+pub(super) const PIECES_MAX: usize = 16;
 
 /// Standard input accepted from the caller before the process takes it; signals behind it still pass.
 const STDIN_QUEUED_MAX: usize = 256 << 10;
@@ -38,7 +38,7 @@ async fn carry(
     let (taken_tx, taken) = watch::channel(0);
     let writing = async {
         // A failed write shows on the reading side too, and that side says how it ended.
-        let _ = Stdin::new(writer, taken).run(input).await;
+        let _ = Stdin::new(writer, taken, true).run(input).await;
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -86,7 +86,7 @@ async fn read(
 }
 
 /// What goes to the process.
-struct Stdin {
+pub(super) struct Stdin {
     writer: WriteHalf<Stream>,
     /// Bytes the process has taken, as the agent says.
     taken: watch::Receiver<u64>,
@@ -96,16 +96,18 @@ struct Stdin {
     /// The caller will send no more input; said once the queue is empty.
     closed: bool,
     end_sent: bool,
+    /// A caller that goes away has sent the last of the process's input.
+    owned: bool,
 }
 
 impl Stdin {
-    fn new(writer: WriteHalf<Stream>, taken: watch::Receiver<u64>) -> Self {
-        Self { writer, taken, sent: 0, queue: VecDeque::new(), queued: 0, closed: false, end_sent: false }
+    pub fn new(writer: WriteHalf<Stream>, taken: watch::Receiver<u64>, owned: bool) -> Self {
+        Self { writer, taken, sent: 0, queue: VecDeque::new(), queued: 0, closed: false, end_sent: false, owned }
     }
 
-    async fn run(mut self, mut input: mpsc::Receiver<ExecInput>) -> Result<(), StreamError> {
+    pub async fn run(mut self, mut input: mpsc::Receiver<ExecInput>) -> Result<(), StreamError> {
         let mut open = true;
-        while open || !self.end_sent {
+        while open || (self.closed && !self.end_sent) || !self.queue.is_empty() {
             tokio::select! {
                 item = input.recv(), if open && self.queued < STDIN_QUEUED_MAX => match item {
                     Some(ExecInput::Stdin(bytes)) if !self.closed => {
@@ -120,7 +122,7 @@ impl Stdin {
                     }
                     None => {
                         open = false;
-                        self.closed = true;
+                        self.closed |= self.owned;
                     }
                 },
                 changed = self.taken.changed() => if changed.is_err() {

@@ -4,6 +4,7 @@
 //! connection breaks, until the [`Endpoint`] says the agent is gone. The agent is treated as hostile: every frame and
 //! every wait is bounded, what it may open is fixed by configuration, and a protocol error ends the session.
 
+mod attach;
 mod exec;
 mod files;
 mod forward;
@@ -18,9 +19,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use moat_agent::protocol::frame::{AgentFrame, DaemonFrame};
-use moat_agent::protocol::mux::{EXECS_MAX, OpenReply, Stream, TRANSFERS_MAX, VERBS_MAX, WATCHES_MAX};
+use moat_agent::protocol::mux::{ATTACHES_MAX, EXECS_MAX, OpenReply, Stream, TRANSFERS_MAX, VERBS_MAX, WATCHES_MAX};
 use moat_agent::protocol::stream::{FrameReader, StreamError, write_header};
-use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, PROTOCOL_VERSION, Reply, Request};
+use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, PROTOCOL_VERSION, Reply, Request, Spawned};
 use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, Forward, Signal};
 use moat_model::{ErrorKind, Exit, ProcessSpec};
@@ -29,7 +30,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{BytesIn, BytesOut, ExecSession, Guest, OutputReader};
+use super::{Attachment, BytesIn, BytesOut, ExecSession, Guest, OutputReader};
 use crate::error::{Error, Result};
 
 /// An answer that needs no work. Long enough for a machine under a burst of creates; a frozen sandbox runs into it.
@@ -73,6 +74,7 @@ pub struct AgentGuest {
     verbs: Arc<Semaphore>,
     transfers: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    attaches: Arc<Semaphore>,
     driver: JoinHandle<()>,
 }
 
@@ -104,6 +106,7 @@ impl AgentGuest {
             verbs: Arc::new(Semaphore::new(VERBS_MAX)),
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            attaches: Arc::new(Semaphore::new(ATTACHES_MAX)),
             driver: tokio::spawn(session.run(opens_rx)),
         });
         let hello = guest.hello().await?;
@@ -379,6 +382,35 @@ impl Guest for AgentGuest {
             let mut opened = self.request(permit, &request, DOING).await?;
             match self.reply(&mut opened, DOING).await? {
                 Reply::Watching => Ok(files::watch(opened, self.broken.clone())),
+                _ => Err(self.wrong_reply(DOING)),
+            }
+        })
+        .await
+    }
+
+    async fn spawn(&self, spec: &ExecSpec) -> Result<u32> {
+        const DOING: &str = "spawn in the sandbox";
+        match self.call(&Request::Spawn { spec: spec.clone() }, DOING, START_DEADLINE).await? {
+            Reply::Started { pid } => Ok(pid),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+
+    async fn spawned(&self) -> Result<Vec<Spawned>> {
+        const DOING: &str = "list spawned processes";
+        match self.call(&Request::Spawned, DOING, REPLY_DEADLINE).await? {
+            Reply::Spawned { processes } => Ok(processes),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+
+    async fn attach(&self, pid: u32, from: Offsets) -> Result<Attachment> {
+        const DOING: &str = "follow a spawned process";
+        let permit = at_once(&self.attaches, ATTACHES_MAX, "followers of spawned processes are already there")?;
+        within(REPLY_DEADLINE, DOING, async {
+            let mut opened = self.request(permit, &Request::Attach { pid, from }, DOING).await?;
+            match self.reply(&mut opened, DOING).await? {
+                Reply::Attached => Ok(attach::start(opened, from, self.broken.clone())),
                 _ => Err(self.wrong_reply(DOING)),
             }
         })
