@@ -5,11 +5,16 @@
 //! What is not: sandboxes, templates by name (`moat-node`), mounting anything (`moat-drivers`).
 //! Start at [`store::ImageStore`].
 
+mod convert;
 pub mod digest;
+mod disk;
 pub mod erofs;
 pub mod error;
+mod manifest;
 pub mod progress;
 pub mod reference;
+mod registry;
+mod source;
 pub mod store;
 
 pub use digest::Digest;

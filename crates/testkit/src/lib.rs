@@ -1,4 +1,4 @@
-//! What tests stand on: a real nats-server each, static helper programs, a leak audit, and an honest "not run".
+//! What tests stand on: a real nats-server or registry each, static helper programs, a leak audit, and an honest "not run".
 //!
 //! What is here: nothing but things used by tests and benchmarks of other crates.
 //! What is not: anything a shipped binary links.
@@ -9,6 +9,7 @@ mod exclusive;
 mod leak;
 mod nats;
 mod not_run;
+pub mod registry;
 mod tools;
 mod wait;
 

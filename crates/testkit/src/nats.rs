@@ -169,7 +169,7 @@ fn write_config(dir: &Path, port: u16, extra: &str) -> anyhow::Result<()> {
 
 /// A port nobody listens on, below the range the kernel gives to outgoing connections, so that it is still free when the
 /// server comes back after a while.
-fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     const LOWEST: u16 = 10_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

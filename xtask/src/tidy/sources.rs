@@ -7,11 +7,12 @@ use super::tree::Tree;
 const LINES_MAX: usize = 900;
 
 /// Where processes may be started: path prefixes.
-const MAY_START_PROCESSES: [&str; 7] =
-    // In the command line, `moat up` starts its nats-server.
+const MAY_START_PROCESSES: [&str; 8] =
+    // In the command line, `moat up` starts its nats-server; images start credential programs.
     [
         "crates/drivers/",
         "crates/agent/",
+        "crates/image/",
         "crates/testkit/",
         "crates/cli/src/nats_server.rs",
         "xtask/",
