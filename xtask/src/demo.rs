@@ -1,5 +1,8 @@
 //! A whole node at work, each command shown before it runs and checked after it.
 
+mod image;
+mod sandboxes;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,6 +28,9 @@ pub fn run(keep: bool) -> anyhow::Result<()> {
         // Debian's server is older and enough for a demonstration.
         install(Tool::OldNatsServer).map_err(|_| error)
     })?;
+    for tool in [Tool::Busybox, Tool::Umoci, Tool::Skopeo, Tool::Registry, Tool::Curl] {
+        install(tool)?;
+    }
     process::run(cargo().args(["build", "--package", "moat-cli", "--package", "echo-service"]))?;
     let mut stage = Stage::set()?;
     let played = stage.play();
@@ -45,6 +51,7 @@ struct Stage {
     dir: PathBuf,
     programs: PathBuf,
     daemon: Option<Child>,
+    registry: Option<Child>,
     guard: Guard,
 }
 
@@ -54,7 +61,7 @@ impl Stage {
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         let guard = Guard::over(&dir)?;
         let programs = programs_dir("debug")?;
-        let mut stage = Self { dir, programs, daemon: None, guard };
+        let mut stage = Self { dir, programs, daemon: None, registry: None, guard };
         stage.start_daemon()?;
         Ok(stage)
     }
@@ -69,13 +76,19 @@ impl Stage {
         for name in ["NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_CREDS", "NATS_CONTEXT", "NATS_NKEY"] {
             command.env_remove(name);
         }
+        for name in ["MOAT_URL", "MOAT_API_KEY", "NEX_NAMESPACE"] {
+            command.env_remove(name);
+        }
         command
     }
 
     fn start_daemon(&mut self) -> anyhow::Result<()> {
         let log = File::create(self.dir.join("up.log")).context("create up.log")?;
+        let config = self.dir.join("demo.toml");
+        fs::write(&config, sandboxes::CONFIG).context("write demo.toml")?;
         let mut up = self.command("moat");
-        up.args(["up", "--nats-port", "0", "--dir"]).arg(self.dir.join("node"));
+        up.args(["up", "--nats-port", "0", "--api-listen", "127.0.0.1:0", "--config"]).arg(&config);
+        up.arg("--dir").arg(self.dir.join("node"));
         say(&up);
         let child = up.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("start moat up")?;
         self.guard.watch(child.id())?;
@@ -97,6 +110,9 @@ impl Stage {
         say(command.args(words));
         let text = output(&mut command)?;
         print!("{text}");
+        if !text.is_empty() && !text.ends_with('\n') {
+            println!();
+        }
         Ok(text)
     }
 
@@ -140,7 +156,7 @@ impl Stage {
         for fact in ["workload_deployed", "workload_undeployed"] {
             expect(&events, fact, "the events")?;
         }
-        Ok(())
+        self.play_sandboxes()
     }
 
     fn play_workload(&mut self) -> anyhow::Result<()> {
@@ -178,13 +194,26 @@ impl Stage {
 
     /// Where `moat up` says that its server listens.
     fn server_url(&self) -> anyhow::Result<String> {
+        self.told("server")
+    }
+
+    /// What `moat up` left for others.
+    fn told(&self, member: &str) -> anyhow::Result<String> {
         let text = fs::read_to_string(self.dir.join("moat/up.json")).context("read what moat up left for others")?;
         let value: serde_json::Value = serde_json::from_str(&text)?;
-        value.get("server").and_then(|url| url.as_str()).map(str::to_owned).context("up.json names no server")
+        value
+            .get(member)
+            .and_then(|url| url.as_str())
+            .map(str::to_owned)
+            .with_context(|| format!("up.json: no {member}"))
     }
 
     /// Ends everything and removes the directory.
     fn close(&mut self) -> anyhow::Result<()> {
+        if let Some(mut registry) = self.registry.take() {
+            registry.kill().context("end docker-registry")?;
+            registry.wait().context("end docker-registry")?;
+        }
         title("end the node");
         let Some(mut child) = self.daemon.take() else { return Ok(()) };
         let mut kill = Command::new("sh");
@@ -218,7 +247,8 @@ impl Stage {
         println!("\nIt still runs. To use it:");
         println!("  export XDG_RUNTIME_DIR={dir} HOME={dir} PATH={}:$PATH", self.programs.display());
         println!("  moat node ls");
-        println!("To end it:\n  kill {} && rm -rf {dir}", child.id());
+        let registry = self.registry.take().map(|child| format!(" {}", child.id())).unwrap_or_default();
+        println!("To end it:\n  kill {}{registry} && rm -rf {dir}", child.id());
         Ok(())
     }
 }

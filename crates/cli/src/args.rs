@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{completions, devrun, events, exec, lameduck, logs, node, ps, run, stop, up};
+use crate::commands::{
+    api_key, completions, devrun, events, exec, image, lameduck, logs, node, ps, run, sandbox, snapshot, stop,
+    template, up,
+};
 use crate::failure::Policy;
 use crate::parse;
 
@@ -13,7 +16,7 @@ use crate::parse;
 #[derive(Debug, Parser)]
 #[command(name = "moat", version, max_term_width = 110, disable_help_subcommand = true, subcommand_required = true)]
 #[command(after_help = "Exit codes: 0 done; 2 to 9 and 70 by kind of failure (docs/errors.md). \
-    run, devrun and exec pass on the program's own code and use 125 for failures of moat.")]
+    run, devrun, exec, sandbox run and sandbox exec pass on the program's own code and use 125 for failures of moat.")]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -119,6 +122,27 @@ pub struct Global {
         help_heading = "Connection"
     )]
     pub timeout: Duration,
+    /// REST API of a node, for sandboxes, templates, images and snapshots [default: that of a running `moat up`, or
+    /// http://127.0.0.1:8080]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "MOAT_URL",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
+    pub url: Option<String>,
+    /// API key for it
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "MOAT_API_KEY",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
+    pub api_key: Option<String>,
     /// JetStream domain of the object stores
     #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
     pub jsdomain: Option<String>,
@@ -174,6 +198,21 @@ pub enum Command {
     /// Nodes: run one here, or look at those that run
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Sandboxes: create them, run programs in them, move files, pause, fork
+    #[command(subcommand, visible_alias = "sb")]
+    Sandbox(sandbox::SandboxCommand),
+    /// Templates: images made ready for sandboxes
+    #[command(subcommand)]
+    Template(template::TemplateCommand),
+    /// Images in a node's store
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// Snapshots of sandboxes
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Keys for the REST API of the node on this machine
+    #[command(subcommand)]
+    ApiKey(api_key::ApiKeyCommand),
     /// Start a program that lies in an object store
     Run(run::RunArgs),
     /// Upload a local program and start it
@@ -202,6 +241,7 @@ impl Command {
     pub fn policy(&self) -> Policy {
         match self {
             Self::Run(_) | Self::Devrun(_) | Self::Exec(_) => Policy::Program,
+            Self::Sandbox(command) if command.passes_code() => Policy::Program,
             _ => Policy::Kind,
         }
     }

@@ -18,6 +18,9 @@ pub struct Credentials {
     pub user: String,
     /// Its password.
     pub password: String,
+    /// Base URL of the node's REST API, if it serves one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
     /// Process of the `moat up` that wrote it.
     pub pid: u32,
     /// Start time of that process in clock ticks: pids are used again.
@@ -62,11 +65,17 @@ fn read(path: &Path) -> Option<Credentials> {
 }
 
 /// Writes the file for this process.
-pub fn publish(server: String, user: String, password: String) -> Result<Published, Failure> {
-    publish_at(path(), server, user, password)
+pub fn publish(server: String, user: String, password: String, api: Option<String>) -> Result<Published, Failure> {
+    publish_at(path(), server, user, password, api)
 }
 
-fn publish_at(path: PathBuf, server: String, user: String, password: String) -> Result<Published, Failure> {
+fn publish_at(
+    path: PathBuf,
+    server: String,
+    user: String,
+    password: String,
+    api: Option<String>,
+) -> Result<Published, Failure> {
     if let Some(other) = read(&path) {
         return Err(Failure::new(
             ErrorKind::Conflict,
@@ -78,7 +87,7 @@ fn publish_at(path: PathBuf, server: String, user: String, password: String) -> 
     }
     let pid = std::process::id();
     let started = start_time(pid).ok_or_else(|| Failure::internal("read /proc/self/stat", "no start time"))?;
-    let text = serde_json::to_vec(&Credentials { server, user, password, pid, started })?;
+    let text = serde_json::to_vec(&Credentials { server, user, password, api, pid, started })?;
     let failed = |e: std::io::Error| Failure::file("write credentials", &path, &e);
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
@@ -113,7 +122,8 @@ mod tests {
     fn credentials_live_as_long_as_their_process() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("moat/up.json");
-        let publish = || publish_at(path.clone(), "nats://a:1".to_owned(), "moat".to_owned(), "secret".to_owned());
+        let publish =
+            || publish_at(path.clone(), "nats://a:1".to_owned(), "moat".to_owned(), "secret".to_owned(), None);
         let published = publish().unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(read(&path).unwrap().password, "secret");
@@ -148,6 +158,7 @@ mod tests {
                 server: String::new(),
                 user: String::new(),
                 password: "secret".to_owned(),
+                api: None,
                 pid: 1,
                 started: 1
             }

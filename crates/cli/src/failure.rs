@@ -23,6 +23,8 @@ pub struct Failure {
     pub kind: ErrorKind,
     /// The whole story on one line.
     pub message: String,
+    /// What would help, on a line of its own.
+    pub hint: Option<String>,
     /// Nobody reads our output any more: no reason to say or report anything.
     quiet: bool,
 }
@@ -30,7 +32,12 @@ pub struct Failure {
 impl Failure {
     /// A failure of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), quiet: false }
+        Self { kind, message: message.into(), hint: None, quiet: false }
+    }
+
+    /// The same with advice.
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 
     /// The caller asked for something that cannot be.
@@ -70,7 +77,8 @@ impl Failure {
 
 impl From<moat_api::client::Error> for Failure {
     fn from(error: moat_api::client::Error) -> Self {
-        Self::new(error.kind, error.chain())
+        let message = error.chain();
+        Self { hint: error.hint, ..Self::new(error.kind, message) }
     }
 }
 
@@ -100,7 +108,7 @@ impl From<moat_node::config::ConfigError> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         let quiet = error.kind() == std::io::ErrorKind::BrokenPipe;
-        Self { kind: ErrorKind::Internal, message: format!("write output: {error}"), quiet }
+        Self { quiet, ..Self::new(ErrorKind::Internal, format!("write output: {error}")) }
     }
 }
 

@@ -1,11 +1,13 @@
 //! `moat`: the command line.
 //!
-//! What is here: arguments, output, and two commands that run a node in this process (`up`, `node up`). Everything else
-//! goes through `moat_api::client`: whatever this program does to a running node, another client can do.
+//! What is here: arguments, output, two commands that run a node in this process (`up`, `node up`), and one that keeps a
+//! file of this machine's node (`api-key`). Everything else goes through `moat_api::client`: whatever this program does to
+//! a running node, another client can do. Workloads are reached over NATS, sandboxes and images over REST.
 //! Start at [`args`] for what there is, then [`commands`].
 
 mod args;
 mod commands;
+mod complete;
 mod context;
 mod credentials;
 #[cfg(test)]
@@ -18,8 +20,11 @@ mod nats_server;
 mod output;
 mod parse;
 mod program;
+mod progress;
+mod rest;
 mod session;
 mod terminal;
+mod tree;
 
 use std::process::ExitCode;
 
@@ -30,6 +35,11 @@ use crate::failure::{Failure, Policy};
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    // Two providers could be linked through dependencies; TLS would then panic unless one is chosen. The only error is
+    // that one was chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // A shell that asks for candidates gets them, and nothing else happens.
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage_error(&error),
@@ -46,9 +56,6 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
-    // Two providers could be linked through dependencies; TLS would then panic unless one is chosen. The only error is
-    // that one was chosen before.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let daemon = cli.command.is_daemon();
     output::start_log(&cli.global, daemon)?;
     let mut runtime = if daemon {
@@ -71,8 +78,9 @@ fn usage_error(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let lenient = Cli::command().ignore_errors(true).try_get_matches();
-    let policy = match lenient.as_ref().ok().and_then(|matches| matches.subcommand_name()) {
-        Some("run" | "devrun" | "exec") => Policy::Program,
+    let policy = match lenient.as_ref().ok().and_then(|matches| matches.subcommand()) {
+        Some(("run" | "devrun" | "exec", _)) => Policy::Program,
+        Some(("sandbox", inner)) if matches!(inner.subcommand_name(), Some("run" | "exec")) => Policy::Program,
         _ => Policy::Kind,
     };
     Failure::invalid("").exit_code(policy)

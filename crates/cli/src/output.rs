@@ -99,13 +99,20 @@ impl Output {
         }
         let kind = failure.kind.code();
         let text = if self.json {
-            serde_json::json!({"error": {"kind": kind, "message": failure.message}}).to_string()
+            let mut error = serde_json::json!({"kind": kind, "message": failure.message});
+            if let (Some(hint), Some(members)) = (&failure.hint, error.as_object_mut()) {
+                members.insert("hint".to_owned(), hint.as_str().into());
+            }
+            serde_json::json!({ "error": error }).to_string()
         } else if self.colour_err {
             format!("{} ({kind}): {}", "moat: error".red().bold(), failure.message)
         } else {
             format!("moat: error ({kind}): {}", failure.message)
         };
         let _ = writeln!(std::io::stderr(), "{text}");
+        if let (Some(hint), false) = (&failure.hint, self.json) {
+            let _ = writeln!(std::io::stderr(), "hint: {hint}");
+        }
     }
 
     /// Text in a style, where colour is wanted.

@@ -22,7 +22,8 @@ fn every_command_explains_itself() {
     let home = TempDir::new().unwrap();
     let help = moat(&home).arg("--help").assert().success().get_output().stdout.clone();
     let help = String::from_utf8(help).unwrap();
-    for command in ["up", "node", "run", "devrun", "ps", "stop", "logs", "events", "exec", "lameduck", "completions"] {
+    let commands = ["up", "node", "run", "devrun", "ps", "stop", "logs", "events", "exec", "lameduck", "completions"];
+    for command in commands.into_iter().chain(["sandbox", "template", "image", "snapshot", "api-key"]) {
         assert!(help.contains(command), "{command}");
         moat(&home).args([command, "--help"]).assert().success().stdout(predicate::str::contains("Usage: moat"));
     }
@@ -44,6 +45,73 @@ fn mistakes_have_their_exit_codes() {
     moat(&home).args(["--prefix", "a b", "ps"]).assert().code(2);
     moat(&home).args(["devrun", "/etc/passwd"]).assert().code(125).stderr(predicate::str::contains("not a program"));
     moat(&home).args(["--json", "completions", "bash"]).assert().code(2);
+    moat(&home).args(["sandbox", "run", "host", "--nonsense"]).assert().code(125);
+    moat(&home).args(["sandbox", "exec"]).assert().code(125);
+    moat(&home).args(["sandbox", "create"]).assert().code(2).stderr(predicate::str::contains("hint: "));
+    moat(&home).args(["sandbox", "cp", "a", "b"]).assert().code(2).stderr(predicate::str::contains("SANDBOX:PATH"));
+    moat(&home).args(["--url", "nonsense", "sandbox", "ls"]).assert().code(2);
+}
+
+#[test]
+fn nobody_at_the_rest_api_is_told_with_a_hint() {
+    let home = TempDir::new().unwrap();
+    let nobody = |words: &[&str]| {
+        let mut command = moat(&home);
+        command.args(["--url", "http://127.0.0.1:1"]).args(words);
+        command.assert()
+    };
+    nobody(&["sandbox", "ls"]).code(9).stderr(predicate::str::contains("hint: is a node there?"));
+    nobody(&["template", "ls"]).code(9);
+    nobody(&["image", "ls"]).code(9);
+    nobody(&["snapshot", "ls"]).code(9);
+    nobody(&["sandbox", "run", "host", "--", "true"]).code(125);
+    let output = nobody(&["--json", "sandbox", "ls"]).code(9).get_output().clone();
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert!(error["error"]["hint"].as_str().unwrap().contains("moat up"));
+}
+
+#[test]
+fn api_keys_are_made_listed_and_revoked() {
+    let home = TempDir::new().unwrap();
+    let dir = home.path().join("node");
+    std::fs::create_dir(&dir).unwrap();
+    let key = |words: &[&str]| {
+        let mut command = moat(&home);
+        command.arg("api-key").args(words).arg("--data-dir").arg(&dir);
+        let output = command.assert().success().get_output().clone();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let secret = key(&["create", "--for-namespace", "team", "--note", "ci"]);
+    assert!(secret.starts_with("moat_"), "{secret}");
+    key(&["create", "--admin"]);
+    let listed: serde_json::Value = serde_json::from_str(&key(&["list", "--json"])).unwrap();
+    assert_eq!(
+        (listed[0]["scope"]["namespace"].as_str(), listed[1]["scope"]["scope"].as_str()),
+        (Some("team"), Some("admin"))
+    );
+    assert!(!key(&["list"]).contains(secret.trim()), "the secret is shown once");
+    key(&["revoke", listed[0]["id"].as_str().unwrap()]);
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&key(&["list", "--json"])).unwrap().as_array().unwrap().len(),
+        1
+    );
+    moat(&home).args(["api-key", "create"]).assert().code(2);
+}
+
+#[test]
+fn a_shell_is_given_candidates_and_no_errors() {
+    let home = TempDir::new().unwrap();
+    let candidates = |words: &[&str]| {
+        let mut command = moat(&home);
+        command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
+        command.env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_COMPLETE_SPACE", "true").env("_CLAP_IFS", "\n");
+        command.env("MOAT_URL", "http://127.0.0.1:1").arg("--").args(words);
+        let output = command.assert().success().get_output().clone();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(candidates(&["moat", "sandb"]).contains("sandbox"));
+    assert_eq!(candidates(&["moat", "sandbox", "pause", "sb-"]), "", "nobody to ask");
 }
 
 #[test]

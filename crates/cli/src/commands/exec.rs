@@ -102,7 +102,12 @@ pub async fn run(global: &Global, output: &Output, args: ExecArgs) -> Result<Exi
 }
 
 /// Passes everything both ways until the process has ended.
-async fn attend(output: &Output, mut session: ExecSession, interactive: bool, raw: bool) -> Result<ExitCode, Failure> {
+pub async fn attend(
+    output: &Output,
+    mut session: ExecSession,
+    interactive: bool,
+    raw: bool,
+) -> Result<ExitCode, Failure> {
     let failed = |e: std::io::Error| Failure::internal("listen to signals", e);
     let mut resized = signal(SignalKind::window_change()).map_err(failed)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;

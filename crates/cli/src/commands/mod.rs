@@ -1,9 +1,11 @@
 //! One module for each command: its arguments, and what it does.
 
+pub mod api_key;
 pub mod completions;
 pub mod devrun;
 pub mod events;
 pub mod exec;
+pub mod image;
 pub mod lameduck;
 pub mod launch;
 pub mod logs;
@@ -11,7 +13,10 @@ pub mod node;
 pub mod preflight;
 pub mod ps;
 pub mod run;
+pub mod sandbox;
+pub mod snapshot;
 pub mod stop;
+pub mod template;
 pub mod up;
 pub mod version;
 
@@ -27,6 +32,11 @@ pub async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Up(args) => up::run(global, output, args).await.map(done),
         Command::Node(command) => node::run(global, output, command).await,
+        Command::Sandbox(command) => sandbox::run(global, output, command).await,
+        Command::Template(command) => template::run(global, output, command).await.map(done),
+        Command::Image(command) => image::run(global, output, command).await.map(done),
+        Command::Snapshot(command) => snapshot::run(global, output, command).await.map(done),
+        Command::ApiKey(command) => api_key::run(global, output, &command).map(done),
         Command::Run(args) => run::run(global, output, args).await,
         Command::Devrun(args) => devrun::run(global, output, args).await,
         Command::Ps(args) => ps::run(global, output, &args).await.map(done),

@@ -9,7 +9,7 @@ use moat_api::client::Client;
 use moat_api::nex::{InfoResponse, PingResponse, tags};
 use moat_model::units::format_bytes;
 use moat_model::{ErrorKind, Isolation, NodeId};
-use moat_node::config::{DRIVER_NAMES, NatsConfig, NodeConfig, Secret};
+use moat_node::config::{ApiConfig, DRIVER_NAMES, NatsConfig, NodeConfig, Secret};
 use owo_colors::Style;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,6 +71,12 @@ pub struct NodeArgs {
     /// Where /metrics listens
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<SocketAddr>,
+    /// Where the REST API listens; may be given several times [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    pub api_listen: Vec<SocketAddr>,
+    /// Serve no REST API
+    #[arg(long, conflicts_with = "api_listen")]
+    pub no_api: bool,
 }
 
 /// How much.
@@ -134,6 +140,12 @@ impl NodeArgs {
         }
         if self.metrics.is_some() {
             config.metrics_listen = self.metrics;
+        }
+        if !self.api_listen.is_empty() {
+            config.api = ApiConfig { listen: self.api_listen.clone(), explicit: true };
+        }
+        if self.no_api {
+            config.api = ApiConfig::off();
         }
         Ok(config)
     }

@@ -3,13 +3,14 @@
 //! The command to try things out with: what it started ends with it. A node that is to outlive a terminal is `moat node
 //! up` under a service manager.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use moat_api::client::Client;
 use moat_model::ErrorKind;
-use moat_node::config::Secret;
+use moat_node::config::{ApiConfig, Secret};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,8 @@ struct Ready<'a> {
     node: &'a str,
     name: &'a str,
     server: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api: Option<&'a str>,
     credentials: PathBuf,
 }
 
@@ -69,6 +72,7 @@ pub async fn run(global: &Global, output: &Output, args: UpArgs) -> Result<(), F
     if args.node.run_dir.is_none() && args.dir.is_some() {
         config.run_dir = dir.join("run");
     }
+    let api = settle(&mut config.api, output)?;
     if global.server.is_some() || global.context.is_some() {
         return attend(output, config, args.leave_running).await;
     }
@@ -84,8 +88,9 @@ pub async fn run(global: &Global, output: &Output, args: UpArgs) -> Result<(), F
     if args.node.workload_nats.is_none() {
         config.workload_nats = Some(server.address());
     }
-    let published = credentials::publish(url.clone(), CONTROL_USER.to_owned(), server.password().to_owned())?;
-    let hello = tokio::spawn(hello(global.clone(), *output, url));
+    let published =
+        credentials::publish(url.clone(), CONTROL_USER.to_owned(), server.password().to_owned(), api.clone())?;
+    let hello = tokio::spawn(hello(global.clone(), *output, url, api));
 
     let server_shutdown = CancellationToken::new();
     let mut supervision = tokio::spawn(server.supervise(server_shutdown.clone()));
@@ -126,8 +131,37 @@ fn lock(dir: &Path) -> Result<std::fs::File, Failure> {
     Ok(file)
 }
 
+/// Decides where the REST API listens, so that other commands can be told: a port of 0 becomes a free one, and where the
+/// usual port is somebody else's, another is taken.
+fn settle(api: &mut ApiConfig, output: &Output) -> Result<Option<String>, Failure> {
+    for address in &mut api.listen {
+        match TcpListener::bind(*address).and_then(|listener| listener.local_addr()) {
+            Ok(free) => *address = free,
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && !api.explicit => {
+                let any = SocketAddr::new(address.ip(), 0);
+                let free = TcpListener::bind(any).and_then(|listener| listener.local_addr());
+                let free = free.map_err(|e| Failure::internal("find a free port for the REST API", e))?;
+                output.note(&format!("{address} is taken: the REST API listens on {free} instead"));
+                *address = free;
+            }
+            Err(error) => {
+                let kind = match error.kind() {
+                    std::io::ErrorKind::AddrInUse => ErrorKind::Conflict,
+                    std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+                    _ => ErrorKind::InvalidSpec,
+                };
+                let failure = Failure::new(kind, format!("listen on {address} for the REST API: {error}"));
+                return Err(failure.with_hint("--api-listen names another address, --no-api serves none"));
+            }
+        }
+    }
+    // What was free a moment ago and is not any more is an error from here on.
+    api.explicit = true;
+    Ok(api.listen.first().map(|address| format!("http://{address}")))
+}
+
 /// Says how to go on, once the node answers.
-async fn hello(global: Global, output: Output, url: String) {
+async fn hello(global: Global, output: Output, url: String, api: Option<String>) {
     let greeting = async {
         let nats = session::Connection::resolve(&global)?.connect(&global).await?;
         let client = Client::new(nats, session::options(&global, session::subjects(&global)?, None));
@@ -141,18 +175,22 @@ async fn hello(global: Global, output: Output, url: String) {
     let Ok(Ok(node)) = tokio::time::timeout(HELLO_WITHIN, greeting).await else {
         return output.note("the node has not answered within a minute: see its log above");
     };
+    let rest = api.as_ref().map(|api| format!(" and {api}")).unwrap_or_default();
+    let sandbox =
+        if api.is_some() { "      moat sandbox run host -- sh    moat sandbox run IMAGE -- COMMAND\n" } else { "" };
     let said = if output.json {
         output.record(&Ready {
             node: node.node_id.as_str(),
             name: node.name(),
             server: &url,
+            api: api.as_deref(),
             credentials: credentials::path(),
         })
     } else {
         output.line(&format!(
-            "node {} ({}) is up at {url}; other commands of this user find it by themselves\n\
+            "node {} ({}) is up at {url}{rest}; other commands of this user find it by themselves\n\
              try:  moat devrun ./program KEY=VALUE    moat ps    moat logs -f NAME    moat exec NAME -- /bin/sh\n\
-             Ctrl-C stops the workloads, the node and the server",
+             {sandbox}Ctrl-C stops the workloads, the node and the server",
             node.name(),
             node.node_id,
         ))

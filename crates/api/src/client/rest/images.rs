@@ -45,7 +45,7 @@ impl RestClient {
         self.lines(&format!("pull {}", request.image), body).await
     }
 
-    /// Brings an image as an archive: `oci`, `docker` or `tree` in `format`.
+    /// Brings an image as an archive: `oci-archive`, `docker-archive` or `rootfs` in `format`.
     pub async fn import(&self, name: &str, format: &str, archive: ByteStream) -> Result<Lines<PullEvent>> {
         let query = [("name", Some(name.to_owned())), ("format", Some(format.to_owned()))];
         let request = self.request(Method::POST, &["images", "import"], &query);
@@ -65,7 +65,6 @@ impl RestClient {
 
     /// Removes what nothing needs; with `all` also what only a reference holds.
     pub async fn collect_images(&self, all: bool) -> Result<Collected> {
-        let query = [("all", all.then(|| "true".to_owned()))];
-        self.slow("remove unused images", self.request(Method::POST, &["images", "gc"], &query)).await
+        self.post("remove unused images", &["images", "gc"], &serde_json::json!({ "all": all })).await
     }
 }
