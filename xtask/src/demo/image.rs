@@ -37,7 +37,7 @@ impl Stage {
         self.tool("umoci", &["new", "--image", &image])?;
         self.tool("umoci", &["unpack", "--image", &image, &dir])?;
         let root = bundle.join("rootfs");
-        for sub in ["bin", "etc", "tmp", "work"] {
+        for sub in ["bin", "etc", "tmp", "data"] {
             fs::create_dir_all(root.join(sub)).with_context(|| format!("make {sub} of the image"))?;
         }
         fs::copy(tools_dir().join("busybox"), root.join("bin/busybox")).context("copy busybox into the image")?;
@@ -48,7 +48,7 @@ impl Stage {
         fs::write(root.join("etc/motd"), "made by umoci, pushed by skopeo\n").context("write motd")?;
         self.tool("umoci", &["repack", "--image", &image, &dir])?;
         let config = ["config", "--image", &image, "--config.env", "GREETING=hello", "--config.env", "PATH=/bin"];
-        self.tool("umoci", &[&config[..], &["--config.workingdir", "/work", "--config.cmd", "sh"]].concat())?;
+        self.tool("umoci", &[&config[..], &["--config.workingdir", "/data", "--config.cmd", "sh"]].concat())?;
         Ok(())
     }
 

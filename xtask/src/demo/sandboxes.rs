@@ -58,7 +58,7 @@ impl Stage {
         let run = r#"{"command":"/bin/sh","args":["-c","echo $GREETING from $(hostname); cat /etc/motd; pwd"]}"#;
         let done = self.curl("POST", &format!("/api/v1/sandboxes/{id}/exec"), Some(run))?;
         let said = done.get("stdout").and_then(Value::as_str).unwrap_or_default();
-        for wanted in ["hello from", "made by umoci", "/work"] {
+        for wanted in ["hello from", "made by umoci", "/data"] {
             expect(said, wanted, "what the program wrote")?;
         }
         Ok(id)
@@ -73,9 +73,9 @@ impl Stage {
         title("files in and out");
         let (note, back) = (self.dir.join("note.txt"), self.dir.join("back.txt"));
         fs::write(&note, "from outside\n").context("write a note")?;
-        self.moat(&["sandbox", "cp", &note.to_string_lossy(), &format!("{id}:/work/note.txt")])?;
-        self.moat(&["sandbox", "exec", id, "--", "sh", "-c", "echo from inside >> /work/note.txt"])?;
-        self.moat(&["sandbox", "cp", &format!("{id}:/work/note.txt"), &back.to_string_lossy()])?;
+        self.moat(&["sandbox", "cp", &note.to_string_lossy(), &format!("{id}:/data/note.txt")])?;
+        self.moat(&["sandbox", "exec", id, "--", "sh", "-c", "echo from inside >> /data/note.txt"])?;
+        self.moat(&["sandbox", "cp", &format!("{id}:/data/note.txt"), &back.to_string_lossy()])?;
         let text = fs::read_to_string(&back).context("read what came back")?;
         print!("{text}");
         if text != "from outside\nfrom inside\n" {
@@ -88,7 +88,7 @@ impl Stage {
         self.moat(&["sandbox", "resume", id])?;
         self.moat(&["sandbox", "snapshot", id, "with-notes"])?;
         let child = self.moat(&["sandbox", "fork", id])?;
-        let inside = self.moat(&["sandbox", "exec", child.trim(), "--", "cat", "/work/note.txt"])?;
+        let inside = self.moat(&["sandbox", "exec", child.trim(), "--", "cat", "/data/note.txt"])?;
         expect(&inside, "from inside", "the child's files")?;
 
         title("what happened to it");
