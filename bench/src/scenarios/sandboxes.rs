@@ -31,7 +31,11 @@ impl Sandboxes {
         // Where records lie in production too: a tmpfs, if the host has one there.
         let dir = tempfile::Builder::new().prefix("moat-bench-").tempdir_in("/run")?;
         let agent = AgentBinary::embedded().context("the agent binary")?;
-        let config = ContainerConfig { cgroup_parent: "moat-bench".to_owned(), ..ContainerConfig::default() };
+        let config = ContainerConfig {
+            cgroup_parent: "moat-bench".to_owned(),
+            roots_dir: dir.path().join("roots"),
+            ..ContainerConfig::default()
+        };
         let driver: Arc<dyn Driver> = Arc::new(ContainerDriver::new(config, agent)?);
         let config = EngineConfig::new(dir.path().join("run"), dir.path().join("data"));
         let (engine, _) = Engine::open(config, Registry::new(vec![driver]), Arc::new(Forgetful::default())).await?;

@@ -80,7 +80,8 @@ pub struct AgentConfig {
     pub capabilities: Option<u64>,
     /// Set no_new_privs before each exec.
     pub no_new_privs: bool,
-    /// Compiled seccomp filters, applied in order before each exec: raw `sock_filter` arrays.
+    /// Compiled seccomp filters, applied in order before each exec: raw `sock_filter` arrays, as hex digits on the way.
+    #[serde(with = "hex_digits")]
     pub seccomp: Vec<Vec<u8>>,
     /// RLIMIT_NOFILE of every process.
     pub nofile: u64,
@@ -112,4 +113,52 @@ pub enum LaunchReply {
         /// The path or value at fault and the errno's text.
         detail: String,
     },
+}
+
+/// Thousands of bytes as two digits each: as numbers in JSON they take twice the space and many times the time.
+mod hex_digits {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+    pub fn serialize<S: Serializer>(values: &[Vec<u8>], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(values.iter().map(|value| encode(value)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<u8>>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let decoded = texts.iter().map(|text| decode(text.as_bytes()));
+        decoded.collect::<Option<_>>().ok_or_else(|| D::Error::custom("not pairs of hex digits"))
+    }
+
+    fn encode(bytes: &[u8]) -> String {
+        let digit = |value: u8| DIGITS.get(usize::from(value & 15)).map_or('0', |digit| char::from(*digit));
+        bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+    }
+
+    fn decode(text: &[u8]) -> Option<Vec<u8>> {
+        let value = |digit: u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        };
+        let (pairs, rest) = text.as_chunks::<2>();
+        if !rest.is_empty() {
+            return None;
+        }
+        pairs.iter().map(|&[high, low]| Some(value(high)? << 4 | value(low)?)).collect()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        #[test]
+        fn digits_are_bytes_again() {
+            let bytes: Vec<u8> = (0..=255).collect();
+            assert_eq!(super::decode(super::encode(&bytes).as_bytes()), Some(bytes));
+            for bad in ["0", "0g", "0F"] {
+                assert_eq!(super::decode(bad.as_bytes()), None, "{bad}");
+            }
+        }
+    }
 }

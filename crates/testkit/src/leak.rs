@@ -20,6 +20,7 @@ const OURS: &str = "moat";
 pub struct LeakAudit {
     cgroup_parent: Option<String>,
     dirs: Vec<PathBuf>,
+    warm: Vec<PathBuf>,
     before: State,
 }
 
@@ -35,17 +36,25 @@ struct State {
 impl LeakAudit {
     /// Looks at the whole host.
     pub fn before() -> Self {
-        Self { cgroup_parent: None, dirs: Vec::new(), before: State::default() }.look_again()
+        Self { cgroup_parent: None, dirs: Vec::new(), warm: Vec::new(), before: State::default() }.look_again()
     }
 
     /// Looks only at cgroups below `parent` (a name directly below the root of each hierarchy) and at what runs in them.
     pub fn of_cgroup(parent: &str) -> Self {
-        Self { cgroup_parent: Some(parent.to_owned()), dirs: Vec::new(), before: State::default() }.look_again()
+        Self { cgroup_parent: Some(parent.to_owned()), dirs: Vec::new(), warm: Vec::new(), before: State::default() }
+            .look_again()
     }
 
     /// Counts the files below `dir` too, and mounts below it.
     pub fn and_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dirs.push(dir.into());
+        self.look_again()
+    }
+
+    /// Leaves out the layers of images that a daemon running in `run_dir` keeps mounted, with what lies in them: they may
+    /// stay while it lives. Not for after it was stopped, when none may be left.
+    pub fn while_running_in(mut self, run_dir: &Path) -> Self {
+        self.warm.push(run_dir.join("roots"));
         self.look_again()
     }
 
@@ -105,13 +114,18 @@ impl LeakAudit {
         }
         for mount in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
             let target = mount.split(' ').nth(4).unwrap_or_default();
+            if self.warm.iter().any(|dir| Path::new(target).starts_with(dir)) {
+                continue;
+            }
             if self.cgroup_parent.is_none() || self.dirs.iter().any(|dir| Path::new(target).starts_with(dir)) {
                 state.mounts.insert(target.to_owned());
             }
         }
         for dir in &self.dirs {
             walk(dir, &mut |path, _| {
-                state.files.insert(path.to_path_buf());
+                if !self.warm.iter().any(|warm| path.starts_with(warm)) {
+                    state.files.insert(path.to_path_buf());
+                }
             });
         }
         state
@@ -189,5 +203,8 @@ mod tests {
         assert!(error.contains("stray"), "{error}");
         fs::remove_file(stray).unwrap();
         audit.assert_same(Duration::from_secs(1)).await.unwrap();
+        let audit = audit.while_running_in(dir.path());
+        fs::create_dir_all(dir.path().join("roots/0123")).unwrap();
+        audit.assert_same(Duration::ZERO).await.unwrap();
     }
 }

@@ -223,6 +223,12 @@ impl Driver for ContainerDriver {
 
     fn validate(&self, spec: &SandboxSpec) -> Result<()> {
         validate::check(spec)?;
+        if matches!(spec.root, RootSpec::Layers { .. })
+            && let Requirement { met: false, fact, fix, .. } = probe::image_roots()
+        {
+            let why = format!("root: images cannot be mounted here ({fact}): {}", fix.unwrap_or_default());
+            return Err(Error::new(ErrorKind::Unsupported, why));
+        }
         self.capabilities(spec)?;
         validate::limits(&spec.resources, &self.config.resources, self.nofile_ceiling)?;
         Ok(self.hierarchy.check(&self.limits(&spec.resources))?)

@@ -37,6 +37,7 @@ pub(super) fn requirements(hierarchy: &Hierarchy) -> Vec<Requirement> {
         ]
         .map(|(controller, need)| cgroup_controller(hierarchy, controller, need)),
     );
+    found.push(image_roots());
     found.push(open_files());
     found.push(loopback_only());
     found
@@ -53,10 +54,8 @@ fn root() -> Requirement {
 
 fn kernel() -> Requirement {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     let fix = format!("boot Linux {}.{} or later", KERNEL_MIN.0, KERNEL_MIN.1);
-    requirement("kernel", Need::Required, version >= KERNEL_MIN, format!("Linux {release}"), &fix)
+    requirement("kernel", Need::Required, version(&release) >= KERNEL_MIN, format!("Linux {release}"), &fix)
 }
 
 fn user_namespaces() -> Requirement {
@@ -141,6 +140,26 @@ fn cgroup_controller(hierarchy: &Hierarchy, controller: Controller, need: Need) 
         "enable the controller: echo +{name} > /sys/fs/cgroup/cgroup.subtree_control (or cgroup_enable={name} at boot)"
     );
     requirement(&format!("cgroup {name}"), need, at.is_some(), fact, &fix)
+}
+
+/// Oldest kernel that maps the ids of erofs mounts and takes such mounts as layers of an overlay.
+const IMAGES_KERNEL_MIN: (u32, u32) = (5, 19);
+
+/// What sandboxes made of images need beyond the others.
+pub(super) fn image_roots() -> Requirement {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let erofs = file_system("erofs");
+    let new_enough = version(&release) >= IMAGES_KERNEL_MIN;
+    let fact = format!("Linux {release}; {}", erofs.fact);
+    let (major, minor) = IMAGES_KERNEL_MIN;
+    let fix = if new_enough { "modprobe erofs".to_owned() } else { format!("boot Linux {major}.{minor} or later") };
+    requirement("roots of images", Need::Optional, erofs.met && new_enough, fact, &fix)
+}
+
+/// The first two numbers of a release.
+fn version(release: &str) -> (u32, u32) {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 /// Most open files a process of a sandbox can be allowed: the daemon's own hard limit, or what the kernel allows at all if

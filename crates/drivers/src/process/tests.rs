@@ -1,6 +1,6 @@
 //! What is refused, and that it is named. What runs is in `tests/raw_exec.rs`.
 
-use moat_model::spec::{Forward, ProcessSpec, Resources, Security, StopSpec};
+use moat_model::spec::{Forward, ProcessSpec, Resources, Security};
 use moat_model::{Namespace, SandboxId, Timestamp};
 
 use super::*;

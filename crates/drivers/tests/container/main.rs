@@ -14,6 +14,7 @@ mod conformance;
 mod cycles;
 mod escape;
 mod exec;
+mod image_escape;
 mod isolation;
 mod launcher;
 mod layers;
