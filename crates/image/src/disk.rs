@@ -11,16 +11,25 @@ use crate::error::{Error, Result};
 /// What an operation on a file failed with. A full disk is the caller's to know: nothing of ours is broken.
 pub(crate) fn failed(doing: &str, path: &Path, error: io::Error) -> Error {
     let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Exhausted,
+        _ if is_full(&error) => ErrorKind::Exhausted,
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         io::ErrorKind::PermissionDenied => ErrorKind::Denied,
         _ => ErrorKind::Internal,
     };
-    if kind == ErrorKind::Exhausted {
-        let dir = path.parent().unwrap_or(path).display();
-        return Error::caused_by(kind, format!("{doing} {}: {dir} is full; free space there", path.display()), error);
+    name_full(Error::caused_by(kind, format!("{doing} {}", path.display()), error), path.parent().unwrap_or(path))
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Says which directory is full, if that is what happened.
+pub(crate) fn name_full(error: Error, dir: &Path) -> Error {
+    let cause = error.source.as_deref().and_then(|source| source.downcast_ref::<io::Error>());
+    if !cause.is_some_and(is_full) {
+        return error;
     }
-    Error::caused_by(kind, format!("{doing} {}", path.display()), error)
+    Error { doing: format!("{}: {} is full; free space there", error.doing, dir.display()), ..error }
 }
 
 /// Makes the entries of a directory last.

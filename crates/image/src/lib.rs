@@ -11,6 +11,7 @@ mod disk;
 pub mod erofs;
 pub mod error;
 mod manifest;
+mod platform;
 pub mod progress;
 pub mod reference;
 mod registry;

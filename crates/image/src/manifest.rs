@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Digest;
 use crate::erofs::Compression;
 use crate::error::{Error, Result};
+use crate::platform::{PlatformDocument, check_platform, fit};
 use crate::store::{ImageConfig, Platform};
 
 /// Longest manifest, index or configuration: what registries take at most.
@@ -40,20 +41,6 @@ pub struct Descriptor {
     /// Names, in the index of a layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
-}
-
-/// A platform as indexes and configurations write it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlatformDocument {
-    /// `linux`.
-    #[serde(default)]
-    pub os: String,
-    /// `amd64`.
-    #[serde(default)]
-    pub architecture: String,
-    /// `v8`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
 }
 
 /// A document that a reference leads to.
@@ -153,70 +140,6 @@ fn layer_compression(layer: &Descriptor, what: &str) -> Result<Compression> {
     }
 }
 
-impl Platform {
-    /// What this host runs.
-    pub fn host() -> Self {
-        let (architecture, variant) = match std::env::consts::ARCH {
-            "x86_64" => ("amd64", None),
-            "aarch64" => ("arm64", Some("v8")),
-            "x86" => ("386", None),
-            "arm" => ("arm", Some("v7")),
-            "powerpc64" => ("ppc64le", None),
-            other => (other, None),
-        };
-        Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
-    }
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        if let Some(variant) = &self.variant {
-            write!(f, "/{variant}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::str::FromStr for Platform {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let sound = parts.iter().all(|part| {
-            (1..=32).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        });
-        match parts.as_slice() {
-            [os, architecture] if sound => {
-                Ok(Self { os: (*os).to_owned(), architecture: (*architecture).to_owned(), variant: None })
-            }
-            [os, architecture, variant] if sound => Ok(Self {
-                os: (*os).to_owned(),
-                architecture: (*architecture).to_owned(),
-                variant: Some((*variant).to_owned()),
-            }),
-            _ => Err(Error::invalid("platform", format!("{text:?} must be os/arch or os/arch/variant"))),
-        }
-    }
-}
-
-/// How well something fits; lower is better, `None` not at all.
-fn fit(wanted: &Platform, there: &PlatformDocument) -> Option<u8> {
-    if wanted.os != there.os || wanted.architecture != there.architecture {
-        return None;
-    }
-    let given = there.variant.as_deref().filter(|variant| !variant.is_empty());
-    match (wanted.architecture.as_str(), wanted.variant.as_deref(), given) {
-        (_, Some(wanted), Some(given)) if wanted == given => Some(0),
-        // The baselines, which are written with and without their name.
-        ("arm64", None | Some("v8"), None | Some("v8")) | ("amd64", None | Some("v1"), None | Some("v1")) => Some(1),
-        ("arm", Some("v7"), Some("v6")) => Some(2),
-        ("arm", Some("v7" | "v6"), Some("v5")) => Some(3),
-        (_, None, None) => Some(0),
-        ("arm", None, Some(_)) => Some(4),
-        _ => None,
-    }
-}
-
 /// The manifest for a platform.
 pub fn select<'a>(manifests: &'a [Descriptor], wanted: &Platform, what: &str) -> Result<&'a Descriptor> {
     // Some tools write an index around one image and leave the platform out: its configuration tells.
@@ -237,12 +160,6 @@ pub fn select<'a>(manifests: &'a [Descriptor], wanted: &Platform, what: &str) ->
         let there = if there.is_empty() { "nothing with a platform".to_owned() } else { there.join(", ") };
         Error::new(ErrorKind::NotFound, format!("{what} is not there for {wanted}; there is: {there}"))
     })
-}
-
-impl From<PlatformDocument> for Platform {
-    fn from(p: PlatformDocument) -> Self {
-        Self { os: p.os, architecture: p.architecture, variant: p.variant.filter(|variant| !variant.is_empty()) }
-    }
 }
 
 /// What the configuration of an image says.
@@ -324,20 +241,6 @@ pub fn read_configuration(bytes: &[u8], what: &str) -> Result<Configuration> {
 pub fn bare_configuration(platform: Platform) -> Configuration {
     let env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
     Configuration { platform, config: ImageConfig { env, ..ImageConfig::default() }, diff_ids: Vec::new() }
-}
-
-/// Refuses an image for another platform.
-pub fn check_platform(there: &Platform, wanted: &Platform, what: &str) -> Result<()> {
-    let document = PlatformDocument {
-        os: there.os.clone(),
-        architecture: there.architecture.clone(),
-        variant: there.variant.clone(),
-    };
-    // An image made from nothing by an old tool may name no platform at all.
-    if !(there.os.is_empty() && there.architecture.is_empty()) && fit(wanted, &document).is_none() {
-        return Err(Error::new(ErrorKind::NotFound, format!("{what} is for {there} only, not for {wanted}")));
-    }
-    Ok(())
 }
 
 /// Refuses a configuration that does not fit the platform or the number of layers.

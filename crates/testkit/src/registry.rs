@@ -92,19 +92,21 @@ impl Registry {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Copies an image as [`Registry::push`] does, made into docker's own kind of manifest.
+    pub async fn push_as_docker(&self, layout: &str, name: &str) -> anyhow::Result<()> {
+        self.copy(layout, name, &["--format=v2s2"]).await
+    }
+
     /// Copies an image, or all of an index, from an OCI layout: `layout` as skopeo has it (`/dir:name`), to
     /// `repository:tag` here.
     pub async fn push(&self, layout: &str, name: &str) -> anyhow::Result<()> {
+        self.copy(layout, name, &["--all", "--preserve-digests"]).await
+    }
+
+    async fn copy(&self, layout: &str, name: &str, how: &[&str]) -> anyhow::Result<()> {
         let skopeo = tool("skopeo").context("skopeo is not installed")?;
         let mut command = tokio::process::Command::new(skopeo);
-        command.args([
-            "--insecure-policy",
-            "copy",
-            "--quiet",
-            "--all",
-            "--preserve-digests",
-            "--dest-tls-verify=false",
-        ]);
+        command.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]).args(how);
         if self.password {
             command.arg(format!("--dest-creds={USER}:{PASSWORD}"));
         }
@@ -165,6 +167,8 @@ pub enum Fault {
     Break(usize),
     /// One byte in the middle is another one.
     Corrupt,
+    /// A redirect to this URL instead of it.
+    Redirect(&'static str),
     /// Nothing more comes after so many bytes, until the front is dropped.
     Silence(usize),
 }
@@ -288,6 +292,10 @@ impl State {
             let body = r#"{"errors":[{"code":"FAULT","message":"made by the test"}]}"#;
             return Ok(stream.write_all(answer(status, "", body).as_bytes()).await?);
         }
+        if let Some(Fault::Redirect(to)) = fault {
+            let head = format!("Location: {to}\r\n");
+            return Ok(stream.write_all(answer(307, &head, "").as_bytes()).await?);
+        }
         self.relay(&request, fault, &mut stream).await
     }
 
@@ -364,7 +372,7 @@ impl State {
                 }
                 stream.write_all(&whole).await?;
             }
-            Some(Fault::Status(_)) | None => stream.write_all(&whole).await?,
+            Some(Fault::Status(_) | Fault::Redirect(_)) | None => stream.write_all(&whole).await?,
         }
         Ok(())
     }

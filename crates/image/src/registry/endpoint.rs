@@ -159,7 +159,8 @@ pub(super) async fn refused(response: Response, doing: &str, patience: Patience)
     }
     let (kind, again) = match status.as_u16() {
         404 => (ErrorKind::NotFound, false),
-        401 | 403 => (ErrorKind::Denied, false),
+        // Redirects that were not followed lead to what is not HTTP at all.
+        300..=399 | 401 | 403 => (ErrorKind::Denied, false),
         429 => (ErrorKind::Exhausted, true),
         408 | 500..=599 => (ErrorKind::Unavailable, true),
         _ => (ErrorKind::Unavailable, false),

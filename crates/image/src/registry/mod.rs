@@ -10,6 +10,8 @@ mod credstore;
 mod endpoint;
 mod repository;
 mod retry;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use repository::{Registries, Repository, Sink};
 pub(crate) use retry::Patience;

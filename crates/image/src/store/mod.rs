@@ -53,7 +53,7 @@ pub struct StoreConfig {
 }
 
 /// Where an image is to come from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Source {
     /// A registry.
     Registry {
@@ -367,6 +367,20 @@ impl Inner {
         // The same content is there already or it is not: either way this is the file of that name.
         disk::publish(file, &path)?;
         Ok((Root { digest, path, bytes, entries }, pin))
+    }
+}
+
+/// Without the credentials.
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self {
+            Self::Registry { .. } => "Registry",
+            Self::OciLayout { .. } => "OciLayout",
+            Self::DockerArchive { .. } => "DockerArchive",
+            Self::Directory { .. } => "Directory",
+            Self::RootArchive { .. } => "RootArchive",
+        };
+        write!(f, "{kind}({})", self.name())
     }
 }
 

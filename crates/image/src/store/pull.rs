@@ -19,6 +19,7 @@ use crate::disk;
 use crate::erofs::{Compression, RootBuilder, RootSummary};
 use crate::error::{Error, Result};
 use crate::manifest::{self, Configuration, Descriptor};
+use crate::platform::check_platform;
 use crate::progress::{LayerProgress, PullPhase};
 use crate::registry::Repository;
 use crate::source::{self, Found, Origin, Part};
@@ -100,7 +101,7 @@ fn known(inner: &Inner, digest: &Digest, wanted: &Platform, what: &str) -> Resul
     let platform = inner.index().records.get(digest).map(|record| record.image.platform.clone());
     match platform {
         None => Ok(false),
-        Some(there) => manifest::check_platform(&there, wanted, what).map(|()| true),
+        Some(there) => check_platform(&there, wanted, what).map(|()| true),
     }
 }
 
@@ -138,6 +139,7 @@ async fn take(inner: &Arc<Inner>, found: Found, wanted: &Platform, name: &str, r
     let configuration = found.configuration().await?;
     let count = found.manifest.layers.len();
     manifest::check_configuration(&configuration, count, wanted, &found.what)?;
+    check_size(&found, inner.config.limits.bytes_max)?;
     let blobs: Vec<Digest> = match &found.origin {
         Origin::Registry(_) => found.manifest.layers.iter().map(|(layer, _)| layer.digest).collect(),
         Origin::Files(_) | Origin::Bare(..) => Vec::new(),
@@ -145,6 +147,17 @@ async fn take(inner: &Arc<Inner>, found: Found, wanted: &Platform, name: &str, r
     let (file, summary) = layers_to_root(inner, &found, &configuration, &shared).await?;
     insert(inner, digest, configuration, file, summary, blobs).await?;
     finish(inner, digest, name, shared).await
+}
+
+/// Refuses an image before its first layer that says itself that it is too large.
+fn check_size(found: &Found, most: u64) -> Result<()> {
+    let sizes = found.manifest.layers.iter().map(|(layer, _)| layer.size);
+    let total = sizes.fold(0_u64, u64::saturating_add);
+    if total > most {
+        let text = format!("{}: its layers have {total} bytes; the most is {most} ([oci] limits)", found.what);
+        return Err(Error::new(ErrorKind::InvalidSpec, text));
+    }
+    Ok(())
 }
 
 /// Waits until nobody else brings this image in, and shows their progress meanwhile.
@@ -197,7 +210,7 @@ async fn layers_to_root(
     // The semaphores bound how many of them do anything at once.
     try_join_all(each).await?;
     report.phase(PullPhase::Converting);
-    let summary = finish_builder(builder).await?;
+    let summary = finish_builder(inner, builder).await?;
     Ok((scratch, summary))
 }
 
@@ -211,11 +224,11 @@ async fn new_builder(inner: &Arc<Inner>, layers: usize) -> Result<(Scratch, Arc<
     Ok((scratch, Arc::new(builder.await?)))
 }
 
-async fn finish_builder(builder: Arc<RootBuilder>) -> Result<RootSummary> {
+async fn finish_builder(inner: &Inner, builder: Arc<RootBuilder>) -> Result<RootSummary> {
     // Every thread that had the builder has ended, or this would not have been reached.
     let builder = Arc::try_unwrap(builder)
         .map_err(|_| Error::new(ErrorKind::Internal, "a layer is still being read after all were"))?;
-    blocking(move || builder.finish()).await
+    blocking(move || builder.finish()).await.map_err(|e| disk::name_full(e, &inner.scratch_dir()))
 }
 
 struct Layer<'a> {
@@ -260,7 +273,7 @@ async fn one_layer(
             }
         }),
     };
-    blocking(move || feed.run(&builder)).await?;
+    blocking(move || feed.run(&builder)).await.map_err(|e| disk::name_full(e, &inner.scratch_dir()))?;
     report.layer(index, |layer| layer.done = true);
     Ok(())
 }
@@ -330,9 +343,10 @@ async fn directory(inner: &Arc<Inner>, path: PathBuf, wanted: Platform, report: 
     let (scratch, builder) = new_builder(inner, 1).await?;
     let builder = {
         let _place = permit(&inner.conversions).await?;
-        blocking(move || feed_directory(&builder, &path).map(|()| builder)).await?
+        let fed = blocking(move || feed_directory(&builder, &path).map(|()| builder)).await;
+        fed.map_err(|e| disk::name_full(e, &inner.scratch_dir()))?
     };
-    let summary = finish_builder(builder).await?;
+    let summary = finish_builder(inner, builder).await?;
     let file = scratch.0.clone();
     let content = blocking(move || super::blobs::digest_of_file(&file)).await?;
     let configuration = manifest::bare_configuration(wanted);

@@ -1,10 +1,12 @@
 //! Registries and networks that misbehave.
 
-use moat_image::store::Source;
+use moat_image::store::{ImageStore, Source};
 use moat_model::ErrorKind;
 use moat_testkit::registry::{Fault, Front, Registry, Wants};
+use moat_testkit::{is_root, not_run_here};
+use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::fixture::{Layout, Made, Packed, files, here, noise, pull, registry, store};
+use crate::fixture::{Layout, Made, Packed, config, files, here, noise, pull, registry, store};
 
 /// A registry with one image behind a front.
 async fn served(name: &str) -> Option<(Registry, Front, Layout, Made, String)> {
@@ -130,4 +132,39 @@ async fn a_layer_that_is_not_its_diff_id_is_refused() {
     let error = pull(&store, source).await.unwrap_err();
     assert!(error.chain().contains("diff_id"), "{}", error.chain());
     assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
+}
+
+#[tokio::test]
+async fn a_redirect_to_plain_http_elsewhere_is_not_followed() {
+    let Some((_server, front, _layout, made, name)) = served("redirected").await else { return };
+    for part in ["/manifests/", &made.layers[0].hex()] {
+        for to in ["http://registry.invalid/x", "http://169.254.169.254/latest/meta-data", "file:///etc/passwd"] {
+            let (store, _dir) = store();
+            front.fault(part, Fault::Redirect(to));
+            let error = pull(&store, registry(&name)).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Denied, "{to}: {}", error.chain());
+            let plain = to.starts_with("http:");
+            assert_eq!(error.chain().contains("not HTTPS"), plain, "{to}: {}", error.chain());
+            front.forgive();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_leaves_nothing() {
+    if !is_root() {
+        return not_run_here("mounting a small file system needs root");
+    }
+    let Some((_server, _front, _layout, _made, name)) = served("full").await else { return };
+    // Too small for the layer, and too small for the root beside it.
+    for (size, full) in [(c"size=300k", "partial"), (c"size=800k", "scratch")] {
+        let dir = tempfile::tempdir().unwrap();
+        rustix::mount::mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), size).unwrap();
+        let store = ImageStore::open(config(dir.path())).unwrap();
+        let error = pull(&store, registry(&name)).await.unwrap_err();
+        rustix::mount::unmount(dir.path(), UnmountFlags::DETACH).unwrap();
+        assert_eq!(error.kind, ErrorKind::Exhausted, "{}", error.chain());
+        let named = dir.path().join(full).display().to_string();
+        assert!(error.chain().contains(&format!("{named} is full")), "{}", error.chain());
+    }
 }

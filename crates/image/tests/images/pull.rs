@@ -46,6 +46,19 @@ async fn an_image_is_pulled_by_tag_and_by_digest_with_every_compression() {
 }
 
 #[tokio::test]
+async fn manifests_of_dockers_own_kind_are_read() {
+    let Some(server) = Registry::start().await.unwrap() else { return };
+    let mut layout = Layout::new();
+    let made = layout.image(&here(), &[&[("a", noise(20_000, 4))], &[("b", b"b".to_vec())]], Packed::Gzip);
+    layout.name(&made, "x");
+    server.push_as_docker(&layout.named("x"), "docker:1").await.unwrap();
+    let (store, _dir) = store();
+    let (image, _pin) = pull(&store, registry(&format!("{}/docker:1", server.host()))).await.unwrap();
+    assert_ne!(image.digest, made.manifest);
+    assert_eq!(image.config.cmd, ["/bin/sh"]);
+}
+
+#[tokio::test]
 async fn the_platform_is_taken_from_the_index_and_a_missing_one_lists_what_is_there() {
     let Some(server) = Registry::start().await.unwrap() else { return };
     let mut layout = Layout::new();

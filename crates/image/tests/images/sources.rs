@@ -139,3 +139,33 @@ async fn directories_and_archives_of_a_root_are_named_by_their_content() {
     assert_eq!(pull(&store, packed()).await.unwrap().0.digest, third.digest);
     assert_eq!(store.list().len(), 3);
 }
+
+#[tokio::test]
+async fn what_skopeo_writes_is_read() {
+    let Some(skopeo) = moat_testkit::tool("skopeo") else {
+        return moat_testkit::not_run_here("skopeo is not installed; `cargo xtask install` puts it into the tools");
+    };
+    let mut layout = Layout::new();
+    let made = layout.image(&here(), &[&[("a", noise(30_000, 44))], &[("b", b"b".to_vec())]], Packed::Gzip);
+    layout.name(&made, "x");
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _dir) = store();
+    let (expected, _pin) = pull(&store, layout_source(layout.path(), None)).await.unwrap();
+    for kind in ["docker-archive", "oci-archive", "oci"] {
+        let path = dir.path().join(kind);
+        let done = tokio::process::Command::new(&skopeo)
+            .args(["--insecure-policy", "copy", "--quiet"])
+            .arg(format!("oci:{}", layout.named("x")))
+            .arg(format!("{kind}:{}:app:1", path.display()))
+            .output()
+            .await
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let source = match kind {
+            "docker-archive" => Source::DockerArchive { path, name: Some("app:1".to_owned()) },
+            _ => layout_source(&path, Some("app:1")),
+        };
+        let (image, _pin) = pull(&store, source).await.unwrap();
+        assert_eq!((&image.config, root_of(&image)), (&expected.config, root_of(&expected)), "{kind}");
+    }
+}
