@@ -1,15 +1,18 @@
 //! The fake driver.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use moat_model::spec::Network;
+use moat_model::spec::{Network, Resources};
 use moat_model::{ErrorKind, Isolation, Resource, SandboxId, SandboxSpec};
 
 use super::guest::FakeGuest;
 use super::world::{FakeSandbox, Link};
 use super::{FakeConfig, FakeRecover, FakeStep};
-use crate::driver::{Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Usage};
+use crate::driver::{
+    Captured, Capturer, Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Tuner, Usage,
+};
 use crate::error::{Error, Result};
 use crate::guest::Guest;
 
@@ -42,7 +45,7 @@ impl Driver for FakeDriver {
             name: self.config.name,
             record_version: 1,
             isolation: self.config.isolation,
-            abilities: if self.config.freezer { vec!["pause"] } else { vec![] },
+            abilities: self.abilities(),
         }
     }
 
@@ -84,7 +87,9 @@ impl Driver for FakeDriver {
                     return Err(fails("create", error));
                 }
                 let kill_failures = config.kill_failures;
-                let sandbox = FakeSandbox { config, agent_alive: false, main: None, frozen: false, kill_failures };
+                let limits = spec.resources.clone();
+                let sandbox =
+                    FakeSandbox { config, agent_alive: false, main: None, frozen: false, kill_failures, limits };
                 world.sandboxes.insert(place.id.clone(), sandbox);
                 Ok(())
             })
@@ -101,6 +106,7 @@ impl Driver for FakeDriver {
         let id = Self::id_of(record)?;
         let hangs = self
             .link
+            .about(&id)
             .act(|world| {
                 let sandbox = world.sandboxes.get_mut(&id).ok_or_else(|| fails("start", "there is no such sandbox"))?;
                 if let Some(error) = &sandbox.config.start_error {
@@ -113,7 +119,7 @@ impl Driver for FakeDriver {
         if hangs {
             std::future::pending::<()>().await;
         }
-        Ok(Arc::new(FakeGuest::new(self.link.clone(), id)))
+        Ok(Arc::new(FakeGuest::new(self.link.about(&id), id)))
     }
 
     async fn kill(&self, record: &Record) -> Result<()> {
@@ -123,6 +129,7 @@ impl Driver for FakeDriver {
             std::future::pending::<()>().await;
         }
         self.link
+            .about(&id)
             .act(|world| {
                 let Some(sandbox) = world.sandboxes.get_mut(&id) else { return Ok(()) };
                 if sandbox.kill_failures > 0 {
@@ -144,11 +151,16 @@ impl Driver for FakeDriver {
                     *refused += 1;
                     return Err(fails("release", "busy"));
                 }
-                world.resources.retain(|held| held != resource);
+                if let Some(at) = world.resources.iter().position(|held| held == resource) {
+                    world.resources.swap_remove(at);
+                }
                 if let Resource::Cgroup { name } = resource
                     && let Ok(id) = SandboxId::parse(name)
                 {
                     world.sandboxes.remove(&id);
+                    if let Some(changed) = world.changed.remove(&id) {
+                        changed.notify_waiters();
+                    }
                 }
                 Ok(())
             })
@@ -182,7 +194,7 @@ impl Driver for FakeDriver {
         if frozen {
             return Err(fails("recover", "a frozen agent does not answer"));
         }
-        Ok(Recovered::Alive(Arc::new(FakeGuest::new(self.link.clone(), id))))
+        Ok(Recovered::Alive(Arc::new(FakeGuest::new(self.link.about(&id), id))))
     }
 
     async fn usage(&self, record: &Record) -> Result<Usage> {
@@ -204,27 +216,49 @@ impl Driver for FakeDriver {
     fn freezer(&self) -> Option<&dyn Freezer> {
         if self.config.freezer { Some(self) } else { None }
     }
+
+    fn capturer(&self) -> Option<&dyn Capturer> {
+        if self.config.capturer { Some(self) } else { None }
+    }
+
+    fn tuner(&self) -> Option<&dyn Tuner> {
+        if self.config.tuner { Some(self) } else { None }
+    }
 }
 
 impl FakeDriver {
+    fn abilities(&self) -> Vec<&'static str> {
+        let FakeConfig { freezer, capturer, tuner, .. } = self.config;
+        let all = [(freezer, "pause"), (capturer, "capture"), (tuner, "tune")];
+        all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
+    }
+
     async fn config_of_new(&self) -> FakeConfig {
         self.link.look(|world| world.config.clone()).await
     }
 
     async fn set_frozen(&self, record: &Record, frozen: bool) -> Result<()> {
         let id = Self::id_of(record)?;
-        self.link
+        let hangs = self
+            .link
+            .about(&id)
             .act(|world| {
-                let Some(sandbox) = world.sandboxes.get_mut(&id) else { return Ok(()) };
-                match &sandbox.config.freeze_error {
-                    Some(error) if frozen => Err(fails("freeze", error)),
-                    _ => {
-                        sandbox.set_frozen(frozen);
-                        Ok(())
-                    }
+                let Some(sandbox) = world.sandboxes.get_mut(&id) else { return Ok(false) };
+                let FakeConfig { freeze_error, thaw_error, hang_at, .. } = &sandbox.config;
+                match if frozen { freeze_error } else { thaw_error } {
+                    Some(error) if frozen => return Err(fails("freeze", error)),
+                    Some(error) => return Err(fails("thaw", error)),
+                    None => {}
                 }
+                let hangs = frozen && *hang_at == Some(FakeStep::Freeze);
+                sandbox.set_frozen(frozen);
+                Ok(hangs)
             })
-            .await
+            .await?;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
     }
 }
 
@@ -236,5 +270,56 @@ impl Freezer for FakeDriver {
 
     async fn thaw(&self, record: &Record) -> Result<()> {
         self.set_frozen(record, false).await
+    }
+}
+
+#[async_trait]
+impl Capturer for FakeDriver {
+    async fn capture(&self, record: &Record, into: &Path) -> Result<Captured> {
+        let id = Self::id_of(record)?;
+        let takes = self
+            .link
+            .act(|world| {
+                let there = world.sandboxes.get(&id).filter(|sandbox| sandbox.frozen);
+                let sandbox = there.ok_or_else(|| fails("capture", "it is not frozen"))?;
+                match &sandbox.config.capture_error {
+                    Some(error) => Err(fails("capture", error)),
+                    None => Ok(sandbox.config.capture_takes),
+                }
+            })
+            .await?;
+        tokio::time::sleep(takes).await;
+        let content = id.to_string();
+        let written = self.link.act(|_| std::fs::write(into, &content)).await;
+        written.map_err(|e| Error::caused_by(ErrorKind::Internal, "write a fake capture", e))?;
+        Ok(Captured { bytes: content.len() as u64, entries: 1, memory: false })
+    }
+}
+
+#[async_trait]
+impl Tuner for FakeDriver {
+    fn validate_live(&self, resources: &Resources) -> Result<()> {
+        if resources.disk_bytes.is_some() {
+            return Err(Error::invalid("disk_bytes", "cannot be changed while it lives; leave it out"));
+        }
+        Ok(())
+    }
+
+    async fn tune(&self, record: &Record, resources: &Resources) -> Result<()> {
+        let id = Self::id_of(record)?;
+        let hangs = |sandbox: &FakeSandbox| sandbox.config.hang_at == Some(FakeStep::Tune);
+        if self.link.look(|world| world.sandboxes.get(&id).is_some_and(hangs)).await {
+            std::future::pending::<()>().await;
+        }
+        self.link
+            .act(|world| {
+                let sandbox = world.sandboxes.get_mut(&id).ok_or_else(|| fails("tune", "there is no such sandbox"))?;
+                if let Some(error) = &sandbox.config.tune_error {
+                    return Err(fails("tune", error));
+                }
+                sandbox.limits = resources.over(&sandbox.limits);
+                Ok(())
+            })
+            .await
     }
 }

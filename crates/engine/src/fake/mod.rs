@@ -25,6 +25,10 @@ pub struct FakeConfig {
     pub isolation: Isolation,
     /// It can pause.
     pub freezer: bool,
+    /// It can capture.
+    pub capturer: bool,
+    /// It can change limits.
+    pub tuner: bool,
     /// How long a main process that is not a script runs; for ever if absent.
     pub run_for: Option<Duration>,
     /// What it ends with then.
@@ -41,6 +45,14 @@ pub struct FakeConfig {
     pub main_error: Option<String>,
     /// Freezing fails.
     pub freeze_error: Option<String>,
+    /// Thawing fails.
+    pub thaw_error: Option<String>,
+    /// How long a capture takes.
+    pub capture_takes: Duration,
+    /// Capturing fails.
+    pub capture_error: Option<String>,
+    /// Changing limits fails.
+    pub tune_error: Option<String>,
     /// The agent dies this long after it started the main process.
     pub die_after: Option<Duration>,
     /// This step never returns.
@@ -61,6 +73,8 @@ impl Default for FakeConfig {
             name: "fake",
             isolation: Isolation::Container,
             freezer: true,
+            capturer: true,
+            tuner: true,
             run_for: None,
             exit_code: 0,
             lines: Vec::new(),
@@ -69,6 +83,10 @@ impl Default for FakeConfig {
             start_error: None,
             main_error: None,
             freeze_error: None,
+            thaw_error: None,
+            capture_takes: Duration::ZERO,
+            capture_error: None,
+            tune_error: None,
             die_after: None,
             hang_at: None,
             release_failures: 0,
@@ -92,6 +110,10 @@ pub enum FakeStep {
     Recover,
     /// The driver's `kill`, before it did anything.
     Kill,
+    /// The driver's `freeze`, after it froze.
+    Freeze,
+    /// The driver's `tune`, before it did anything.
+    Tune,
     /// The agent's `shutdown`.
     Shutdown,
 }

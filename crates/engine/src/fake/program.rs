@@ -1,7 +1,8 @@
 //! A few words of shell, enough to be a program in a fake sandbox.
 //!
 //! Statements are separated by `;`: `echo <text> [>&2]`, `sleep <seconds>`, `head -c <bytes> /dev/zero`, `cat`, `true`,
-//! `false`, `exit <code>`, `trap '' <signal>…`, `kill -<signal> $$`. The program's status is that of the last one.
+//! `false`, `exit <code>`, `trap '' <signal>…`, `kill -<signal> $$`. The program's status is that of the last one. Beside scripts
+//! there is `env`, which writes its environment.
 
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ impl Program {
         match (name, process.args.as_slice()) {
             ("sh", [flag, script]) if flag == "-c" => Self::parse(script),
             ("missing", _) => None,
+            ("env", []) => {
+                let lines: String = process.env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+                Some(Self { statements: vec![Statement::Write(StreamName::Stdout, lines.into()), Statement::Exit(0)] })
+            }
             _ => Some(Self::from_config(config)),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use moat_agent::protocol::{MainState, Offsets, StreamName};
+use moat_model::spec::Resources;
 use moat_model::{Exit, Resource, SandboxId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -25,7 +26,8 @@ pub struct FakeWorld {
 #[derive(Debug, Default)]
 struct Inner {
     state: Mutex<WorldState>,
-    changed: Notify,
+    /// A daemon died.
+    crashed: Notify,
 }
 
 /// Everything that exists.
@@ -40,6 +42,8 @@ pub(super) struct WorldState {
     pub resources: Vec<Resource>,
     pub refusals: BTreeMap<String, u32>,
     main_starts: BTreeMap<SandboxId, u32>,
+    /// Something of a sandbox changed. One for each, so that ten thousand do not wake each other.
+    pub changed: BTreeMap<SandboxId, Arc<Notify>>,
 }
 
 /// One sandbox.
@@ -50,6 +54,7 @@ pub(super) struct FakeSandbox {
     pub main: Option<FakeMain>,
     pub frozen: bool,
     pub kill_failures: u32,
+    pub limits: Resources,
 }
 
 /// Its main process, as a schedule and a clock.
@@ -204,12 +209,29 @@ impl FakeWorld {
     /// A driver for a daemon in this world.
     pub fn driver(&self) -> Arc<FakeDriver> {
         let state = self.lock();
-        Arc::new(FakeDriver::new(Link { world: self.clone(), epoch: state.epoch }, state.config.clone()))
+        Arc::new(FakeDriver::new(Link { world: self.clone(), epoch: state.epoch, about: None }, state.config.clone()))
     }
 
     /// Changes how sandboxes created from now on behave.
     pub fn configure(&self, change: impl FnOnce(&mut FakeConfig)) {
         change(&mut self.lock().config);
+    }
+
+    /// Changes how one sandbox behaves from now on.
+    pub fn configure_one(&self, id: &SandboxId, change: impl FnOnce(&mut FakeConfig)) {
+        if let Some(sandbox) = self.lock().sandboxes.get_mut(id) {
+            change(&mut sandbox.config);
+        }
+    }
+
+    /// The limits in force of a sandbox.
+    pub fn limits(&self, id: &SandboxId) -> Option<Resources> {
+        self.lock().sandboxes.get(id).map(|sandbox| sandbox.limits.clone())
+    }
+
+    /// Sandboxes in which nothing is scheduled.
+    pub fn frozen(&self) -> Vec<SandboxId> {
+        self.lock().sandboxes.iter().filter(|(_, sandbox)| sandbox.frozen).map(|(id, _)| id.clone()).collect()
     }
 
     /// The daemon dies: nothing it had begun goes on, and nothing it holds works any more. Clocks stop until
@@ -225,7 +247,7 @@ impl FakeWorld {
             }
         }
         drop(state);
-        self.inner.changed.notify_waiters();
+        self.inner.crashed.notify_waiters();
     }
 
     /// Time goes on, perhaps in another runtime.
@@ -275,7 +297,14 @@ impl FakeWorld {
 
     /// Resolves when a daemon has died after `epoch` was read.
     pub async fn crashed_since(&self, epoch: u64) {
-        self.until(|state| (state.epoch != epoch).then_some(()), |_| None).await;
+        loop {
+            let mut crashed = std::pin::pin!(self.inner.crashed.notified());
+            crashed.as_mut().enable();
+            if self.epoch() != epoch {
+                return;
+            }
+            crashed.await;
+        }
     }
 
     /// The agent of a sandbox dies, with everything in it.
@@ -283,7 +312,7 @@ impl FakeWorld {
         if let Some(sandbox) = self.lock().sandboxes.get_mut(id) {
             sandbox.kill();
         }
-        self.inner.changed.notify_waiters();
+        self.notify(id);
     }
 
     /// A main process ends.
@@ -291,7 +320,7 @@ impl FakeWorld {
         if let Some(main) = self.lock().sandboxes.get_mut(id).and_then(|sandbox| sandbox.main.as_mut()) {
             main.set_exit(exit);
         }
-        self.inner.changed.notify_waiters();
+        self.notify(id);
     }
 
     /// How often the main process of a sandbox was ever started.
@@ -315,36 +344,10 @@ impl FakeWorld {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn notify(&self) {
-        self.inner.changed.notify_waiters();
-    }
-
-    /// Waits until `found` finds something. `when` says at which moment it is worth looking again though nobody changed
-    /// anything.
-    async fn until<T>(
-        &self,
-        mut found: impl FnMut(&mut WorldState) -> Option<T>,
-        when: impl Fn(&WorldState) -> Option<Instant>,
-    ) -> T {
-        loop {
-            let mut changed = std::pin::pin!(self.inner.changed.notified());
-            changed.as_mut().enable();
-            let again = {
-                let mut state = self.lock();
-                if let Some(found) = found(&mut state) {
-                    return found;
-                }
-                when(&state)
-            };
-            match again {
-                Some(at) => {
-                    tokio::select! {
-                        () = changed => {}
-                        () = tokio::time::sleep_until(at) => {}
-                    }
-                }
-                None => changed.await,
-            }
+    fn notify(&self, id: &SandboxId) {
+        let changed = self.lock().changed.get(id).cloned();
+        if let Some(changed) = changed {
+            changed.notify_waiters();
         }
     }
 }
@@ -354,14 +357,23 @@ impl FakeWorld {
 pub(super) struct Link {
     pub world: FakeWorld,
     pub epoch: u64,
+    /// The sandbox it is about, if it is about one.
+    pub about: Option<SandboxId>,
 }
 
 impl Link {
+    /// The same, about one sandbox: what is done through it wakes those who wait for that sandbox.
+    pub fn about(&self, id: &SandboxId) -> Self {
+        Self { about: Some(id.clone()), ..self.clone() }
+    }
+
     /// Does something to the world, with a point before and one after it.
     pub async fn act<T>(&self, act: impl FnOnce(&mut WorldState) -> T) -> T {
         self.pass().await;
         let done = act(&mut self.world.lock());
-        self.world.notify();
+        if let Some(id) = &self.about {
+            self.world.notify(id);
+        }
         self.pass().await;
         done
     }
@@ -386,21 +398,35 @@ impl Link {
 
     /// Waits for something to be true of a sandbox; `None` from `found` means not yet. A frozen sandbox says nothing.
     pub async fn until<T>(&self, id: &SandboxId, mut found: impl FnMut(Option<&mut FakeSandbox>) -> Option<T>) -> T {
-        let epoch = self.epoch;
-        self.world
-            .until(
-                |state| {
-                    if state.epoch != epoch {
-                        return None;
-                    }
+        let changes = Arc::clone(self.world.lock().changed.entry(id.clone()).or_default());
+        loop {
+            let mut changed = std::pin::pin!(changes.notified());
+            changed.as_mut().enable();
+            let again = {
+                let mut state = self.world.lock();
+                if state.epoch != self.epoch {
+                    None
+                } else {
                     let mut sandbox = state.sandboxes.get_mut(id);
                     if let Some(sandbox) = &mut sandbox {
                         sandbox.advance();
                     }
-                    found(sandbox)
-                },
-                |state| state.sandboxes.get(id)?.main.as_ref()?.next(),
-            )
-            .await
+                    if let Some(found) = found(sandbox) {
+                        return found;
+                    }
+                    // When it is worth looking again though nobody changed anything.
+                    state.sandboxes.get(id).and_then(|sandbox| sandbox.main.as_ref()?.next())
+                }
+            };
+            match again {
+                Some(at) => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = tokio::time::sleep_until(at) => {}
+                    }
+                }
+                None => changed.await,
+            }
+        }
     }
 }

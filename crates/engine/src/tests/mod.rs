@@ -1,8 +1,11 @@
 //! Engines on the fake driver, with paused time.
 
+mod capture;
+mod claim;
 mod crash;
 mod failure;
 mod life;
+mod limits;
 
 use std::path::Path;
 use std::sync::Arc;
