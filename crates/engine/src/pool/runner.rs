@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moat_model::lifecycle::{PhaseName, SandboxView};
 use moat_model::spec::Owner;
-use moat_model::{SandboxId, SandboxSpec};
+use moat_model::{SandboxId, SandboxSpec, Timestamp};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
@@ -17,7 +17,8 @@ const CLAIM_WITHIN: Duration = Duration::from_secs(60);
 
 /// Something the runner began, done.
 enum Done {
-    Started(SandboxId, Arc<SandboxSpec>, Result<SandboxView, String>),
+    /// With the moment it was accepted, or with why it could not be started.
+    Started(SandboxId, Arc<SandboxSpec>, Result<Timestamp, String>),
     Ended(SandboxId),
 }
 
@@ -91,8 +92,8 @@ impl Shared {
         for (id, spec) in work.start {
             let engine = self.engine.clone();
             begun.spawn(async move {
-                let result = engine.create(id.clone(), (*spec).clone()).await.map_err(|error| error.chain());
-                Done::Started(id, spec, result)
+                let result = engine.create(id.clone(), (*spec).clone()).await;
+                Done::Started(id, spec, result.map(|view| view.created_at).map_err(|error| error.chain()))
             });
         }
         for id in work.retire {
@@ -118,7 +119,6 @@ impl Shared {
                     tracing::warn!(sandbox = %id, problem, "a pool member could not be started");
                 }
                 let came_up = result.is_ok();
-                let result = result.map(|view| view.created_at);
                 let kept = self.shelves().started(&id, &spec, result, self.engine.now());
                 if came_up && !kept {
                     self.shelves().begin_end(id.clone());

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_agent::protocol::StreamName;
+use moat_model::lifecycle::PhaseName;
+use moat_model::spec::OnTimeout;
 use moat_model::{Resource, SandboxId};
 
-use super::config;
+use super::{claim, config, limits};
 use crate::error::Result;
 use crate::fake::{FakeConfig, FakeWorld};
 use crate::record::{FileStore, Loaded, SandboxRecord, Store};
 use crate::supervisor::{Engine, Registry};
 use crate::testing::{MemoryOutlet, id, spec};
 
+const CLAIMED_MEMORY: Option<u64> = Some(1 << 28);
 const SCRIPT: &str = "echo one; sleep 1; echo two; sleep 1; exit 3";
 
 /// A store whose writes are points at which the daemon may die.
@@ -104,6 +107,9 @@ struct Story {
 const LIFE: Story = Story { name: "runs to its end", run: runs_to_its_end, by_itself: true };
 const STOP: Story = Story { name: "is stopped", run: is_stopped, by_itself: false };
 const PAUSE: Story = Story { name: "is paused and deleted", run: is_paused_and_deleted, by_itself: false };
+const CAPTURE: Story = Story { name: "is captured", run: is_captured, by_itself: false };
+const CLAIM: Story = Story { name: "is claimed", run: is_claimed, by_itself: false };
+const EXPIRY: Story = Story { name: "is paused for its time limit", run: expires, by_itself: false };
 const FAILURE: Story = Story { name: "fails to start", run: fails_to_start, by_itself: false };
 
 fn runs_to_its_end(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
@@ -130,10 +136,55 @@ fn is_paused_and_deleted(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output 
     })
 }
 
+/// Captured while running and while paused, into files of the test's own directory.
+fn is_captured(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        let dir = tempfile::tempdir().unwrap();
+        drop(engine.create(id(1), spec("app", &[])).await);
+        drop(engine.capture(&id(1), dir.path().join("one")).await);
+        drop(engine.pause(&id(1)).await);
+        drop(engine.capture(&id(1), dir.path().join("two")).await);
+        drop(engine.delete(&id(1)).await);
+    })
+}
+
+fn is_claimed(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        drop(engine.create(id(1), claim::member()).await);
+        drop(engine.claim(&id(1), claim::claim(CLAIMED_MEMORY)).await);
+        drop(engine.processes(&id(1)).await);
+        drop(engine.delete(&id(1)).await);
+    })
+}
+
+fn expires(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        let asked = limits::idler(Some(5), None, OnTimeout::Pause);
+        if engine.create(id(1), asked).await.is_ok() {
+            let mut views = engine.watch(&id(1)).unwrap();
+            drop(views.wait_for(|view| view.phase == PhaseName::Paused).await);
+            drop(engine.resume(&id(1)).await);
+        }
+        drop(engine.delete(&id(1)).await);
+    })
+}
+
 fn fails_to_start(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
     Box::pin(async move {
         drop(engine.create(id(1), spec("missing", &[])).await);
     })
+}
+
+/// One that is somebody's has the limits it was claimed with, as soon as it may be used.
+async fn check_claimed(engine: &Engine, world: &FakeWorld, what: &str) {
+    let Some(mut views) = engine.watch(&id(1)) else { return };
+    if !views.borrow().origin.from_pool {
+        return;
+    }
+    let view = views.wait_for(|view| view.ready_at.is_some() || view.phase.is_terminal()).await.unwrap().clone();
+    if view.phase == PhaseName::Running {
+        assert_eq!(world.limits(&id(1)).and_then(|limits| limits.memory_bytes), CLAIMED_MEMORY, "{what}: {view:?}");
+    }
 }
 
 /// Runs `story` with a daemon that dies at point `n`, then daemons that die at the points in `later`, then one that
@@ -165,6 +216,7 @@ fn check_crash(story: Story, fake: &FakeConfig, n: u64, later: &[u64]) -> bool {
             if story.by_itself {
                 settle(&engine).await;
             }
+            check_claimed(&engine, &world, &what).await;
             tokio::time::timeout(limit, engine.delete(&id)).await.unwrap().unwrap();
         }
         assert_eq!(engine.uids_taken(), 0, "{what}");
@@ -214,6 +266,21 @@ fn killed_at_every_point_of_a_stop() {
 #[test]
 fn killed_at_every_point_of_a_pause_and_a_delete() {
     check_every_point(PAUSE, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_two_captures() {
+    check_every_point(CAPTURE, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_a_claim() {
+    check_every_point(CLAIM, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_a_time_limit_that_pauses() {
+    check_every_point(EXPIRY, &FakeConfig::default());
 }
 
 #[test]

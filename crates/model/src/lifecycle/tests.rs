@@ -151,6 +151,45 @@ fn the_clock_of_a_stop_survives_a_restart() {
 }
 
 #[test]
+fn a_life_span_stands_while_it_is_frozen() {
+    let mut state = accepted(false, Some(secs(60)));
+    for fact in [Fact::Planned(resources()), Fact::Created, Fact::AgentReady] {
+        feed(&mut state, 0, fact);
+    }
+    assert_eq!(state.deadline(), Some(ms(60_000)));
+    feed(&mut state, 10_000, Fact::Requested(Request::Pause));
+    // What the freeze itself takes still counts.
+    feed(&mut state, 15_000, Fact::Frozen);
+    assert_eq!((state.deadline(), state.expires_at, state.remaining), (None, None, Some(secs(45))));
+    feed(&mut state, 900_000, resume(None));
+    feed(&mut state, 900_500, Fact::Thawed);
+    assert_eq!((state.deadline(), state.remaining), (Some(ms(945_500)), None));
+    let before = state.generation;
+    assert_eq!(feed(&mut state, 901_000, Fact::Requested(Request::Use)), []);
+    assert_eq!((state.generation, state.last_use), (before, ms(901_000)));
+    feed(&mut state, 945_500, Fact::Ticked);
+    let Phase::Stopping(Stopping { cause, .. }) = &state.phase else { panic!("{:?}", state.phase) };
+    assert_eq!(*cause, Cause::TimedOut { limit: TimeLimit::Absolute });
+    assert_eq!(serde_json::from_str::<Cause>(r#"{"why":"timed_out"}"#).unwrap(), *cause, "as it was once written");
+}
+
+#[test]
+fn of_two_claims_one_finds_a_member() {
+    let mut state = pooled();
+    assert_eq!((state.phase.spot(), state.deadline(), state.expires_at), ("running", None, None));
+    let Fact::Requested(request) = claim(Some(7)) else { unreachable!() };
+    assert_eq!(admission(&state, &request, ms(100)), Admission::Accept);
+    let Request::Claim(wanted) = &request else { unreachable!() };
+    assert_eq!(feed(&mut state, 100, claim(Some(7))), [Effect::Retune(wanted.resources.clone())]);
+    assert_eq!(admission(&state, &request, ms(100)), Admission::Deny(Reason::NotPooled));
+    assert_eq!(admission(&state, &Request::Use, ms(100)), Admission::Deny(Reason::Claiming));
+    assert_eq!((state.view().created_at, state.view().ready_at, state.expires_at), (ms(100), None, Some(ms(60_100))));
+    feed(&mut state, 105, Fact::Retuned);
+    assert_eq!((state.view().ready_at, state.retuning.is_none()), (Some(ms(105)), true));
+    assert_eq!(admission(&state, &Request::Use, ms(105)), Admission::Accept);
+}
+
+#[test]
 fn death_for_memory_is_told_apart() {
     for (exit, kills, cause) in [
         (Exit::signal(9), 1, Cause::OutOfMemory),
