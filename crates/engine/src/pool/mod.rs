@@ -131,7 +131,8 @@ impl Pool {
     }
 
     /// Hands out the oldest member of this shape, if one of this version stands ready. Whoever gets it claims it with
-    /// [`Engine::claim`]; nobody else is given it. One that is not claimed within a minute is deleted.
+    /// [`Engine::claim`]; nobody else is given it. One that is not claimed within a
+    /// minute goes back to its shelf: it is unused. Should its taker come after all, one of two claims wins.
     pub fn take(&self, key: &str, version: u64) -> Option<SandboxId> {
         let usable = |id: &SandboxId| self.shared.is_usable(id);
         let taken = self.shared.shelves().take(key, version, usable);

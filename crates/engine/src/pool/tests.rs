@@ -154,7 +154,7 @@ async fn stale_and_dead_members_are_never_handed_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_taken_and_never_claimed_is_deleted() {
+async fn one_that_is_taken_and_never_claimed_does_not_stand_unseen() {
     let b = bench(FakeConfig::default()).await;
     b.pool.set_shapes(vec![shape("py", 1, (1, 1))]).unwrap();
     fares(&b.pool, "py", |s| s.ready == 1).await;
