@@ -146,3 +146,25 @@ async fn plain_http_goes_to_this_machine_and_to_what_is_listed_only() {
     assert!(!format!("{repository:?}").contains("scheme: \"http\""));
     assert_eq!(repository.manifest("latest", None).await.unwrap_err().kind, ErrorKind::Unavailable);
 }
+
+#[tokio::test]
+async fn credentials_do_not_go_to_a_token_server_in_plain_text() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            head(&mut stream).await;
+            let answer = "HTTP/1.1 401 Who\r\nContent-Length: 0\r\nConnection: close\r\n\
+                 WWW-Authenticate: Bearer realm=\"http://tokens.invalid/get?a=secret\"\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let reference = format!("127.0.0.1:{port}/a").parse().unwrap();
+    let auth = Some(("user".to_owned(), "password".to_owned()));
+    let repository = Registries::new(&config(), patience()).unwrap().open(&reference, auth).await.unwrap();
+    let error = repository.manifest("latest", None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Denied);
+    assert!(error.chain().contains("http://tokens.invalid is not HTTPS"), "{}", error.chain());
+    assert!(!error.chain().contains("secret") && !error.chain().contains("password"), "{}", error.chain());
+}

@@ -61,7 +61,11 @@ pub(super) async fn pull(
             if let Some(digest) = reference.digest
                 && let Some(known) = known_by_digest(inner, &text, &digest, &wanted)?
             {
-                return finish(inner, known, &text, report).await;
+                // Pinned, and looked at once more: a collection may just have taken it.
+                let _pin = inner.pin_image(&known);
+                if inner.index().records.contains_key(&known) {
+                    return finish(inner, known, &text, report).await;
+                }
             }
             let repository = inner.registries.open(&reference, auth).await?;
             (source::resolve_remote(repository, &reference, &wanted).await?, text)
@@ -125,7 +129,7 @@ async fn take(inner: &Arc<Inner>, found: Found, wanted: &Platform, name: &str, r
     let digest = found.digest;
     // Everything is pinned before the first look: a collection beside us takes nothing that we then count on.
     let layers = found.manifest.layers.iter().map(|(layer, _)| layer.digest);
-    let _pin = inner.pins.pin(layers.chain([digest, root_digest(&digest)]));
+    let pin = inner.pins.pin(layers.chain([digest, root_digest(&digest)]));
     report.update(|progress| progress.digest = Some(digest));
     if known(inner, &digest, wanted, &found.what)? {
         return finish(inner, digest, name, report).await;
@@ -144,8 +148,8 @@ async fn take(inner: &Arc<Inner>, found: Found, wanted: &Platform, name: &str, r
         Origin::Registry(_) => found.manifest.layers.iter().map(|(layer, _)| layer.digest).collect(),
         Origin::Files(_) | Origin::Bare(..) => Vec::new(),
     };
-    let (file, summary) = layers_to_root(inner, &found, &configuration, &shared).await?;
-    insert(inner, digest, configuration, file, summary, blobs).await?;
+    let made = layers_to_root(inner, &found, &configuration, &shared).await?;
+    insert(inner, New { digest, configuration, blobs, pin: pin.clone() }, made).await?;
     finish(inner, digest, name, shared).await
 }
 
@@ -351,41 +355,44 @@ async fn directory(inner: &Arc<Inner>, path: PathBuf, wanted: Platform, report: 
     let content = blocking(move || super::blobs::digest_of_file(&file)).await?;
     let configuration = manifest::bare_configuration(wanted);
     let digest = source::made_digest("directory", &content, &configuration);
-    let _pin = inner.pin_image(&digest);
-    let _busy = inner.images_busy.lock(digest).await;
-    if !inner.index().records.contains_key(&digest) {
-        insert(inner, digest, configuration, scratch, summary, Vec::new()).await?;
-    }
+    let pin = inner.pin_image(&digest);
+    insert(inner, New { digest, configuration, blobs: Vec::new(), pin: pin.clone() }, (scratch, summary)).await?;
     finish(inner, digest, &name, report).await
 }
 
-/// Gives the root its name, and writes the record: from here on the image is there. The caller has pinned it.
-async fn insert(
-    inner: &Arc<Inner>,
+/// An image that is about to be there.
+struct New {
     digest: Digest,
     configuration: Configuration,
-    scratch: Scratch,
-    summary: RootSummary,
     blobs: Vec<Digest>,
-) -> Result<()> {
+    /// Held until it is: also when nobody waits for it any more.
+    pin: Pin,
+}
+
+/// Gives the root its name, and writes the record: from here on the image is there. If somebody was faster, theirs stays.
+async fn insert(inner: &Arc<Inner>, new: New, (scratch, summary): (Scratch, RootSummary)) -> Result<()> {
     let inner = Arc::clone(inner);
     blocking(move || {
-        let root = root_digest(&digest);
+        let _pin = new.pin;
+        let _one = inner.changes();
+        if inner.index().records.contains_key(&new.digest) {
+            return Ok(());
+        }
+        let root = root_digest(&new.digest);
         let path = inner.root_path(&root);
         disk::publish(&scratch.0, &path)?;
         let at = now();
         let image = Image {
-            digest,
+            digest: new.digest,
             references: BTreeSet::new(),
-            platform: configuration.platform,
-            config: configuration.config,
+            platform: new.configuration.platform,
+            config: new.configuration.config,
             root: Root { digest: root, path, bytes: summary.bytes, entries: summary.entries },
             created_at: at,
         };
-        let record = Record::new(image, blobs, at.as_millis());
-        let _one = inner.changes();
+        let record = Record::new(image, new.blobs, at.as_millis());
         index::write(&inner.records(), &inner.scratch_file(), &record)?;
-        inner.index().records.insert(digest, record);
+        inner.index().records.insert(new.digest, record);
         Ok(())
     })
     .await

@@ -106,6 +106,32 @@ async fn e06_tokens_are_got_and_got_again_when_they_expire() {
 }
 
 #[tokio::test]
+async fn credentials_given_for_a_registry_are_not_shown_to_its_mirror() {
+    let Some(server) = Registry::start_with_password().await.unwrap() else { return };
+    let Some(other) = Registry::start().await.unwrap() else { return };
+    // The mirror has another image by that name, and gives it to who shows the right password.
+    let mirror = Front::start(&other.host(), Wants::Password).await.unwrap();
+    let (layout, made) = image();
+    server.push(&layout.named("x"), "mirrored:1").await.unwrap();
+    let mut wrong = Layout::new();
+    let trap = wrong.image(&here(), &[&[("trap", b"t".to_vec())]], Packed::Gzip);
+    wrong.name(&trap, "x");
+    other.push(&wrong.named("x"), "mirrored:1").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut with = config(dir.path());
+    with.mirrors.insert(server.host(), vec![mirror.host()]);
+    let store = ImageStore::open(with).unwrap();
+    let source = Source::Registry {
+        reference: format!("{}/mirrored:1", server.host()).parse().unwrap(),
+        auth: Some((USER.to_owned(), PASSWORD.to_owned())),
+    };
+    assert!(!format!("{source:?}").contains(PASSWORD));
+    let (image, _pin) = pull(&store, source).await.unwrap();
+    assert_eq!(image.digest, made.manifest);
+    assert!(!mirror.requests("/manifests/").is_empty(), "the mirror was asked, without credentials");
+}
+
+#[tokio::test]
 async fn anonymous_tokens_open_public_repositories() {
     let Some(server) = Registry::start().await.unwrap() else { return };
     let (layout, made) = image();

@@ -110,3 +110,53 @@ async fn opening_sweeps_what_is_half_made_and_forgets_images_without_a_root() {
     assert!(store.list().is_empty());
     assert_eq!(pull(&store, source).await.unwrap().0.root, image.root);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn collections_beside_pulls_take_nothing_that_is_held() {
+    let Some(server) = Registry::start().await.unwrap() else { return };
+    let mut layout = Layout::new();
+    let base: &[_] = &[("base", noise(20_000, 52))];
+    let mut names = Vec::new();
+    for tag in ["a", "b", "c"] {
+        let made = layout.image(&here(), &[base, &[(tag, noise(9000, 53))]], Packed::Gzip);
+        layout.name(&made, tag);
+        server.push(&layout.named(tag), &format!("race:{tag}")).await.unwrap();
+        names.push(format!("{}/race:{tag}", server.host()));
+    }
+    let (store, dir) = store();
+    let pulls = names.into_iter().map(|name| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for round in 0..10 {
+                // Some are given up on the way, wherever that is.
+                let pulling = pull(&store, registry(&name));
+                let within = std::time::Duration::from_millis(if round % 3 == 2 { 7 } else { 60_000 });
+                let Ok(pulled) = tokio::time::timeout(within, pulling).await else { continue };
+                let (image, _pin) = pulled.unwrap();
+                assert_eq!(std::fs::metadata(&image.root.path).unwrap().len(), image.root.bytes);
+                assert!(store.get(&image.digest).is_some());
+            }
+        })
+    });
+    let pulls = futures::future::join_all(pulls);
+    let collecting = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            loop {
+                store.collect(&BTreeSet::new(), true).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    for pull in pulls.await {
+        pull.unwrap();
+    }
+    collecting.abort();
+    drop(collecting.await);
+    // Threads of pulls that were given up may still be at work: when the store is opened anew, nothing of it counts.
+    drop(store);
+    let store = ImageStore::open(config(dir.path())).unwrap();
+    for image in store.list() {
+        assert_eq!(std::fs::metadata(&image.root.path).unwrap().len(), image.root.bytes);
+    }
+}
