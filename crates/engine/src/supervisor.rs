@@ -45,6 +45,9 @@ pub use crate::registry::Registry;
 use crate::sweep::{orphans, sweep};
 use crate::tasks::{TaskKind, Tasks};
 
+/// An actor that has ended has done the rest of its work by then.
+const FORGOTTEN_WITHIN: Duration = Duration::from_millis(500);
+
 /// How often the actor of one sandbox is replaced after it broke. More than this and the sandbox stays as it is until
 /// the daemon is restarted; its record is kept.
 const REPLACEMENTS_MAX: u32 = 3;
@@ -463,8 +466,13 @@ impl Engine {
     }
 
     async fn delete_within(&self, handle: &Handle, limit: Duration) -> Result<()> {
-        handle.end(Request::Delete).await?;
         let forgotten = handle.signals.forgotten.cancelled();
+        if let Err(error) = handle.end(Request::Delete).await {
+            // Another delete was faster: then its actor has ended, and it is forgotten, or will be at once.
+            let faster =
+                error.kind == ErrorKind::Unavailable && tokio::time::timeout(FORGOTTEN_WITHIN, forgotten).await.is_ok();
+            return if faster { Ok(()) } else { Err(error) };
+        }
         tokio::time::timeout(limit, forgotten).await.map_err(|_| still_ending(handle))
     }
 }

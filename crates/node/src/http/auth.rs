@@ -1,7 +1,7 @@
 //! Who asks, and in which namespace.
 //!
-//! With a key in the file, every request needs one. Without any, whoever is on this machine may do everything; then a web
-//! page must not be able to use its reader's machine, so `Host` and `Origin` have to name the loopback.
+//! With a key in the file, every request needs one. Without any, whoever is on this machine may do everything; then a
+//! web page must not be able to use its reader's machine, so `Host` and `Origin` have to name the loopback.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -35,12 +35,24 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Refuses a caller who may not change what belongs to the node.
-    pub fn administers(&self) -> Answer<()> {
+    fn administers(&self) -> Answer<()> {
         match self.scope {
             Scope::Admin => Ok(()),
             Scope::Namespace { .. } => Err(Failure::new(ErrorKind::Denied, "this needs a key with the scope admin")
                 .with_hint("templates and images belong to the node, not to a namespace")),
         }
+    }
+}
+
+/// A caller who may change what belongs to the node. Asked for before anything else of the request is read.
+#[derive(Debug)]
+pub(super) struct Administrator;
+
+impl<S: Sync> FromRequestParts<S> for Administrator {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        Caller::from_request_parts(parts, state).await?.administers().map(|()| Self)
     }
 }
 

@@ -15,6 +15,7 @@ mod files;
 mod lines;
 mod meter;
 pub mod openapi;
+mod presence;
 mod process;
 pub mod routes;
 mod server;

@@ -1,4 +1,4 @@
-//! A process under way, whether it was just started or is followed: one shape for buffered answers, lines and WebSockets.
+//! A process under way, just started or followed: one shape for buffered answers, lines and WebSockets.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,8 +27,8 @@ pub(super) enum Heard {
     Exited { exit: Exit, timed_out: bool },
 }
 
-/// A process and what waits to be sent to it. Dropping it hangs up on one that was started here, and changes nothing for
-/// one that is only followed.
+/// A process and what waits to be sent to it. Dropping it hangs up on one that was started here, and changes nothing
+/// for one that is only followed.
 #[derive(Debug)]
 pub(super) struct Running {
     input: mpsc::Sender<ExecInput>,

@@ -52,8 +52,8 @@ pub(super) struct Place {
 pub async fn serve(addresses: &[SocketAddr], services: Services) -> Result<HttpServer> {
     let open = services.keys.is_empty()?;
     if let Some(address) = addresses.iter().find(|address| open && !address.ip().is_loopback()) {
-        let why = "other machines could use it, and there is no API key: make one with `moat api-key create`, or listen on \
-                   127.0.0.1";
+        let why = "other machines could use it, and there is no API key: make one with `moat api-key create`, or listen \
+                   on 127.0.0.1";
         return Err(Error::new(ErrorKind::Denied, format!("api.listen: {address}: {why}")));
     }
     let (closing, sockets) = (CancellationToken::new(), TaskTracker::new());

@@ -15,13 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, Failure};
 use super::body::{PROGRESS_MAX, next_piece};
+use super::presence::Presence;
 
 /// Carries a body into a sandbox. A client that breaks off leaves nothing there.
-pub(super) async fn into_sandbox(body: Body, mut sink: BytesIn) -> Answer<Uploaded> {
+pub(super) async fn into_sandbox(body: Body, mut sink: BytesIn, mut presence: Presence) -> Answer<Uploaded> {
     let mut pieces = body.into_data_stream();
     let late =
         |_| Failure::new(ErrorKind::Deadline, format!("the sandbox took no byte for {} s", PROGRESS_MAX.as_secs()));
     while let Some(piece) = next_piece(&mut pieces).await? {
+        presence.note();
         tokio::time::timeout(PROGRESS_MAX, sink.send(piece)).await.map_err(late)??;
     }
     let pushed = sink.finish().await?;
@@ -29,11 +31,16 @@ pub(super) async fn into_sandbox(body: Body, mut sink: BytesIn) -> Answer<Upload
 }
 
 /// Carries bytes out of a sandbox. If they break off, so does the answer: it is never short and well-formed.
-pub(super) fn out_of_sandbox(source: BytesOut, content_type: &'static str, closing: CancellationToken) -> Response {
+pub(super) fn out_of_sandbox(
+    source: BytesOut,
+    content_type: &'static str,
+    presence: Presence,
+    closing: CancellationToken,
+) -> Response {
     // One piece on its way, one in the socket: what is in memory does not depend on the file.
     let (pieces, taken) = mpsc::channel(1);
     tokio::spawn(async move {
-        closing.run_until_cancelled(carry(source, pieces)).await;
+        closing.run_until_cancelled(carry(source, presence, pieces)).await;
     });
     let stream = futures::stream::unfold(Some(taken), |taken| async {
         let mut taken = taken?;
@@ -55,8 +62,9 @@ enum Carried {
 }
 
 /// Ends when the client takes nothing for too long: what it holds in the sandbox is let go.
-async fn carry(mut source: BytesOut, pieces: mpsc::Sender<Carried>) {
+async fn carry(mut source: BytesOut, mut presence: Presence, pieces: mpsc::Sender<Carried>) {
     loop {
+        presence.note();
         let piece = match tokio::time::timeout(PROGRESS_MAX, source.recv()).await {
             Ok(None) => Carried::All,
             Ok(Some(Ok(bytes))) => Carried::Piece(bytes),

@@ -23,6 +23,7 @@ use crate::http::body::{Asked, Json as JsonBody, PROGRESS_MAX, ProcessPath, Sand
 use crate::http::files::rfc3339;
 use crate::http::lines;
 use crate::http::meter::RequestId;
+use crate::http::presence::Presence;
 use crate::http::process::{Running, Way, asked};
 
 /// Starts a program and answers at once. Nobody need stay for it.
@@ -34,8 +35,10 @@ pub(super) async fn start(
     SandboxPath(id): SandboxPath,
     JsonBody(exec): JsonBody<Exec>,
 ) -> Answer<(StatusCode, Json<DetachedExec>)> {
-    let (spec, stdin) = asked(exec, Way::Detached)?;
-    let guest = app.services.sandboxes.guest(&caller.namespace, &id).await?;
+    let (mut spec, stdin) = asked(exec, Way::Detached)?;
+    let sandboxes = &app.services.sandboxes;
+    let guest = sandboxes.guest(&caller.namespace, &id).await?;
+    spec.process = sandboxes.with_defaults(&caller.namespace, &id, &spec.process)?;
     let pid = guest.spawn(&spec).await?;
     if let Some(stdin) = stdin {
         feed(&*guest, pid, &stdin).await?;
@@ -99,12 +102,13 @@ pub(in crate::http) async fn follow(
     let guest = app.services.sandboxes.guest(&caller.namespace, &id).await?;
     find(&*guest, pid).await?;
     let running = Running::followed(guest.attach(pid, from.offsets()).await?);
-    Ok(lines::respond(events(Telling::new(running, pid, None, request), app.closing.clone())))
+    Ok(lines::respond(events(Telling::new(running, pid, None, Presence::new(&app, &id), request), app.closing.clone())))
 }
 
 /// Signals a detached process and its group.
 #[utoipa::path(post, path = "/sandboxes/{id}/execs/{pid}/signal", tag = "exec", operation_id = "signal_exec",
-    params(PidPath), request_body = SignalProcess, responses((status = 200, body = Done, description = "It was sent.")))]
+    params(PidPath), request_body = SignalProcess,
+    responses((status = 200, body = Done, description = "It was sent.")))]
 pub(super) async fn signal(
     State(app): State<App>,
     caller: Caller,
@@ -140,7 +144,8 @@ pub(super) async fn processes(
 
 /// Signals the main process, or a detached one and its group. Others are their parents' business.
 #[utoipa::path(post, path = "/sandboxes/{id}/processes/{pid}/signal", tag = "exec", operation_id = "signal_process",
-    params(PidPath), request_body = SignalProcess, responses((status = 200, body = Done, description = "It was sent.")))]
+    params(PidPath), request_body = SignalProcess,
+    responses((status = 200, body = Done, description = "It was sent.")))]
 pub(super) async fn signal_process(
     State(app): State<App>,
     caller: Caller,

@@ -20,6 +20,7 @@ use crate::http::auth::Caller;
 use crate::http::body::{Json as JsonBody, SandboxPath};
 use crate::http::lines::{self, QUIET_MAX};
 use crate::http::meter::RequestId;
+use crate::http::presence::Presence;
 use crate::http::process::{Heard, Running, Way, asked};
 use crate::http::transcript::Transcript;
 
@@ -40,7 +41,8 @@ pub(in crate::http) async fn exec(
     let started = Instant::now();
     let session = app.services.sandboxes.exec(&caller.namespace, &id, &spec).await?;
     let mut running = Running::started(session, stdin.as_ref());
-    let collected = app.closing.run_until_cancelled(collect(&mut running, limit)).await;
+    let presence = Presence::new(&app, &id);
+    let collected = app.closing.run_until_cancelled(collect(&mut running, &presence, limit)).await;
     let (stdout, stderr, exit, timed_out) = collected.ok_or_else(Failure::closing)??;
     Ok(Json(result(stdout, stderr, exit, timed_out, started.elapsed())))
 }
@@ -75,10 +77,14 @@ impl Kept {
     }
 }
 
-async fn collect(running: &mut Running, limit: u64) -> Answer<(Kept, Kept, Exit, bool)> {
+async fn collect(running: &mut Running, presence: &Presence, limit: u64) -> Answer<(Kept, Kept, Exit, bool)> {
     let (mut stdout, mut stderr) = (Kept::default(), Kept::default());
     loop {
-        match running.next().await {
+        let heard = tokio::select! {
+            heard = running.next() => heard,
+            () = presence.keep(QUIET_MAX) => continue,
+        };
+        match heard {
             Some(Heard::Data { stream: StreamName::Stdout, bytes, .. }) => stdout.take(&bytes, limit),
             Some(Heard::Data { stream: StreamName::Stderr, bytes, .. }) => stderr.take(&bytes, limit),
             Some(Heard::Skipped { .. }) => {}
@@ -125,7 +131,10 @@ pub(in crate::http) async fn exec_stream(
     let session = app.services.sandboxes.exec(&caller.namespace, &id, &spec).await?;
     let pid = session.pid;
     let running = Running::started(session, stdin.as_ref());
-    Ok(lines::respond(events(Telling::new(running, pid, Some(started), request), app.closing.clone())))
+    Ok(lines::respond(events(
+        Telling::new(running, pid, Some(started), Presence::new(&app, &id), request),
+        app.closing.clone(),
+    )))
 }
 
 /// A process whose life is being told.
@@ -133,6 +142,7 @@ pub(in crate::http) async fn exec_stream(
 pub(super) struct Telling {
     pub running: Running,
     started: Option<Instant>,
+    pub presence: Presence,
     request: String,
     transcript: Transcript,
     pub events: VecDeque<ExecEvent>,
@@ -140,9 +150,9 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    pub fn new(running: Running, pid: u32, started: Option<Instant>, request: String) -> Self {
+    pub fn new(running: Running, pid: u32, started: Option<Instant>, presence: Presence, request: String) -> Self {
         let events = VecDeque::from([ExecEvent::Started { pid }]);
-        Self { running, started, request, transcript: Transcript::default(), events, ended: false }
+        Self { running, started, presence, request, transcript: Transcript::default(), events, ended: false }
     }
 
     /// Makes events of what was heard.
@@ -181,9 +191,12 @@ impl Telling {
     async fn next(&mut self, closing: &CancellationToken) -> Option<ExecEvent> {
         while self.events.is_empty() && !self.ended {
             tokio::select! {
-                heard = self.running.next() => self.heard(heard),
+                heard = self.running.next() => {
+                    self.presence.note();
+                    self.heard(heard);
+                }
                 () = closing.cancelled() => self.fail(&Failure::closing()),
-                () = tokio::time::sleep(QUIET_MAX) => self.events.push_back(ExecEvent::Keepalive),
+                () = self.presence.keep(QUIET_MAX) => self.events.push_back(ExecEvent::Keepalive),
             }
         }
         self.events.pop_front()

@@ -1,11 +1,14 @@
 //! Questions about files, answered inside the sandbox by one of its users.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures::Stream;
 use moat_api::rest::file::{File, FileEvent, FileList, FileQuery, MakeDirectory, MoveFile};
+use moat_engine::Guest;
 use moat_model::SandboxId;
 use moat_model::file::{FileReply, FileRequest, WatchEvent};
 use tokio::sync::mpsc;
@@ -18,6 +21,7 @@ use crate::http::auth::Caller;
 use crate::http::body::{Asked, Json as JsonBody, SandboxPath};
 use crate::http::files::{event, mode, path, view};
 use crate::http::lines::{self, QUIET_MAX};
+use crate::http::presence::Presence;
 
 /// Deepest list.
 const DEPTH_MAX: u32 = 64;
@@ -104,7 +108,8 @@ pub(in crate::http) async fn remove(
 /// Tells what happens to files, as JSON lines, until the client goes away.
 #[utoipa::path(get, path = "/sandboxes/{id}/files/watch", tag = "files", operation_id = "watch_files",
     params(IdPath, FileQuery),
-    responses((status = 200, body = FileEvent, content_type = "application/x-ndjson", description = "One event a line.")))]
+    responses((status = 200, body = FileEvent, content_type = "application/x-ndjson",
+        description = "One event a line.")))]
 pub(in crate::http) async fn watch(
     State(app): State<App>,
     caller: Caller,
@@ -112,22 +117,26 @@ pub(in crate::http) async fn watch(
     Asked(query): Asked<FileQuery>,
 ) -> Answer<Response> {
     only(&query, &["recursive"])?;
-    let guest = app.services.sandboxes.guest(&caller.namespace, &id).await?;
     let watched = path("path", query.path)?;
-    let events = guest.watch(query.user.as_deref(), &watched, query.recursive.unwrap_or(false)).await?;
-    Ok(lines::respond(told(events, app.closing.clone())))
+    let (guest, user) = inside(&app, &caller, &id, query.user.as_deref()).await?;
+    let events = guest.watch(user.as_deref(), &watched, query.recursive.unwrap_or(false)).await?;
+    Ok(lines::respond(told(events, Presence::new(&app, &id), app.closing.clone())))
 }
 
-fn told(events: mpsc::Receiver<WatchEvent>, closing: CancellationToken) -> impl Stream<Item = FileEvent> + Send {
-    futures::stream::unfold((events, closing), |(mut events, closing)| async move {
+fn told(
+    events: mpsc::Receiver<WatchEvent>,
+    presence: Presence,
+    closing: CancellationToken,
+) -> impl Stream<Item = FileEvent> + Send {
+    futures::stream::unfold((events, presence, closing), |(mut events, presence, closing)| async move {
         let event = tokio::select! {
             found = events.recv() => event(found?),
             () = closing.cancelled() => return None,
-            () = tokio::time::sleep(QUIET_MAX) => {
+            () = presence.keep(QUIET_MAX) => {
                 FileEvent { event: "keepalive".to_owned(), path: String::new(), to: None }
             }
         };
-        Some((event, (events, closing)))
+        Some((event, (events, presence, closing)))
     })
 }
 
@@ -153,8 +162,24 @@ async fn ask(
     user: Option<&str>,
     request: &FileRequest,
 ) -> Answer<FileReply> {
-    let guest = app.services.sandboxes.guest(&caller.namespace, id).await?;
-    Ok(guest.file(user, request).await?)
+    let (guest, user) = inside(app, caller, id, user).await?;
+    Ok(guest.file(user.as_deref(), request).await?)
+}
+
+/// The inside of a sandbox, and the user things are done as there.
+pub(super) async fn inside(
+    app: &App,
+    caller: &Caller,
+    id: &SandboxId,
+    user: Option<&str>,
+) -> Answer<(Arc<dyn Guest>, Option<String>)> {
+    let sandboxes = &app.services.sandboxes;
+    let guest = sandboxes.guest(&caller.namespace, id).await?;
+    let user = match user {
+        Some(user) => Some(user.to_owned()),
+        None => sandboxes.default_user(&caller.namespace, id)?,
+    };
+    Ok((guest, user))
 }
 
 fn entry(reply: FileReply) -> Answer<Json<File>> {

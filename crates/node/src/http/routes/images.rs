@@ -17,7 +17,7 @@ use utoipa::OpenApi;
 
 use crate::error::Result;
 use crate::http::answer::{Answer, Failure};
-use crate::http::auth::Caller;
+use crate::http::auth::Administrator;
 use crate::http::body::{Asked, Json as JsonBody, NamePath, OrNothing};
 use crate::http::meter::RequestId;
 use crate::http::{App, IMPORT_BYTES_MAX, lines, upload};
@@ -37,18 +37,16 @@ fn removal() {}
 /// Removes a reference, or an image by digest.
 pub(super) async fn remove(
     State(app): State<App>,
-    caller: Caller,
+    _admin: Administrator,
     NamePath(name): NamePath,
 ) -> Answer<Json<Collected>> {
-    caller.administers()?;
     Ok(Json(app.services.templates.remove_image(&name).await?))
 }
 
 /// Lists images.
 #[utoipa::path(get, path = "/images", tag = "images", operation_id = "list_images",
     responses((status = 200, body = ImageList, description = "All of them.")))]
-pub(super) async fn list(State(app): State<App>, caller: Caller) -> Answer<Json<ImageList>> {
-    caller.administers()?;
+pub(super) async fn list(State(app): State<App>, _admin: Administrator) -> Answer<Json<ImageList>> {
     Ok(Json(app.services.templates.images()))
 }
 
@@ -58,11 +56,10 @@ pub(super) async fn list(State(app): State<App>, caller: Caller) -> Answer<Json<
     responses((status = 200, body = Collected, description = "What is gone.")))]
 pub(super) async fn collect(
     State(app): State<App>,
-    caller: Caller,
+    _admin: Administrator,
     Asked(query): Asked<CollectImages>,
     OrNothing(Nothing {}): OrNothing<Nothing>,
 ) -> Answer<Json<Collected>> {
-    caller.administers()?;
     Ok(Json(app.services.templates.collect(query.all.unwrap_or(false)).await?))
 }
 
@@ -72,11 +69,10 @@ pub(super) async fn collect(
         description = "One event in each line; the last is `done` or `failed`.")))]
 pub(in crate::http) async fn pull(
     State(app): State<App>,
-    caller: Caller,
+    _admin: Administrator,
     axum::Extension(RequestId(id)): axum::Extension<RequestId>,
     JsonBody(request): JsonBody<PullImage>,
 ) -> Answer<Response> {
-    caller.administers()?;
     let (sender, progress) = watch::channel(Progress::default());
     let (templates, closing) = (app.services.templates.clone(), app.closing.clone());
     let work = Box::pin(async move { templates.pull(request, sender, closing.child_token()).await });
@@ -90,12 +86,11 @@ pub(in crate::http) async fn pull(
         description = "One event in each line; the last is `done` or `failed`.")))]
 pub(in crate::http) async fn import(
     State(app): State<App>,
-    caller: Caller,
+    _admin: Administrator,
     Asked(query): Asked<ImportImage>,
     axum::Extension(RequestId(id)): axum::Extension<RequestId>,
     request: Request,
 ) -> Answer<Response> {
-    caller.administers()?;
     let kind = Archive::parse(&query.format)?;
     if matches!(kind, Archive::Root) && query.source.is_some() {
         return Err(Failure::invalid("source", "a root has no images to choose from"));

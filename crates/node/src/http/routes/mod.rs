@@ -4,6 +4,7 @@ mod detached;
 mod exec;
 mod files;
 mod images;
+mod logs;
 mod node;
 mod sandboxes;
 mod sockets;
@@ -57,6 +58,7 @@ fn streams() -> OpenApiRouter<App> {
         .routes(routes!(transfers::download, transfers::upload, files::remove))
         .routes(routes!(transfers::download_tar, transfers::upload_tar))
         .routes(routes!(files::watch))
+        .routes(routes!(logs::logs))
         .routes(routes!(images::pull))
         .routes(routes!(images::import))
 }

@@ -94,7 +94,8 @@ pub(super) async fn resume(
 
 /// Makes children of a sandbox, with its files.
 #[utoipa::path(post, path = "/sandboxes/{id}/fork", tag = "sandboxes", operation_id = "fork_sandbox", params(IdPath),
-    request_body = Option<Fork>, responses((status = 201, body = Forked, description = "Each child, or why it is not.")))]
+    request_body = Option<Fork>,
+    responses((status = 201, body = Forked, description = "Each child, or why it is not.")))]
 pub(super) async fn fork(
     State(app): State<App>,
     caller: Caller,

@@ -1,5 +1,5 @@
-//! WebSockets to processes. Text messages are JSON: `ExecControl` from the client, `ExecEvent` to it. Binary messages are
-//! standard input to the process, and what a terminal shows from it.
+//! WebSockets to processes. Text messages are JSON: `ExecControl` from the client, `ExecEvent` to it. Binary messages
+//! are standard input to the process, and what a terminal shows from it.
 
 use std::time::Instant;
 
@@ -24,6 +24,7 @@ use crate::http::auth::Caller;
 use crate::http::body::{Asked, JSON_BYTES_MAX, PROGRESS_MAX, ProcessPath, SandboxPath};
 use crate::http::lines::QUIET_MAX;
 use crate::http::meter::RequestId;
+use crate::http::presence::Presence;
 use crate::http::process::{Heard, Running, Way, asked};
 use crate::http::server::Place;
 
@@ -97,7 +98,7 @@ pub(in crate::http) async fn terminal(
     let started = Instant::now();
     let session = app.services.sandboxes.exec(&caller.namespace, &id, &spec).await?;
     let pid = session.pid;
-    let telling = Telling::new(Running::started(session, None), pid, Some(started), request);
+    let telling = Telling::new(Running::started(session, None), pid, Some(started), Presence::new(&app, &id), request);
     Ok(carried(upgrade, app, telling, true, place))
 }
 
@@ -135,7 +136,7 @@ pub(in crate::http) async fn attach_ws(
     let process = super::detached::find(&*guest, pid).await?;
     let upgrade = ready(upgrade)?;
     let attachment = guest.attach(pid, from.offsets()).await?;
-    let telling = Telling::new(Running::followed(attachment), pid, None, request);
+    let telling = Telling::new(Running::followed(attachment), pid, None, Presence::new(&app, &id), request);
     Ok(carried(upgrade, app, telling, process.pty, place))
 }
 
@@ -210,7 +211,7 @@ async fn begin(
     let session = app.services.sandboxes.exec(namespace, id, &spec).await?;
     let pid = session.pid;
     let running = Running::started(session, stdin.as_ref());
-    Ok((Telling::new(running, pid, Some(started), request.to_owned()), pty))
+    Ok((Telling::new(running, pid, Some(started), Presence::new(app, id), request.to_owned()), pty))
 }
 
 fn control(message: &str) -> Answer<ExecControl> {
@@ -240,6 +241,7 @@ impl Talk {
             let room = self.telling.running.has_room();
             tokio::select! {
                 heard = self.telling.running.next() => {
+                    self.telling.presence.note();
                     if self.heard(heard).await.is_err() {
                         return;
                     }
@@ -253,7 +255,7 @@ impl Talk {
                     Some(Err(_)) | None => return,
                 },
                 () = app.closing.cancelled() => self.telling.fail(&Failure::closing()),
-                () = tokio::time::sleep(QUIET_MAX) => {
+                () = self.telling.presence.keep(QUIET_MAX) => {
                     if self.socket.send(Message::Ping(Bytes::new())).await.is_err() {
                         return;
                     }

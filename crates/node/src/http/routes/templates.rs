@@ -9,7 +9,7 @@ use moat_api::rest::template::{Template, TemplateList, Warmup, WarmupStatus};
 use super::with_status;
 use crate::http::App;
 use crate::http::answer::Answer;
-use crate::http::auth::Caller;
+use crate::http::auth::{Administrator, Caller};
 use crate::http::body::{Json as JsonBody, NamePath, OrNothing};
 
 /// Makes a template of an image, in the background.
@@ -17,10 +17,9 @@ use crate::http::body::{Json as JsonBody, NamePath, OrNothing};
     request_body = Warmup, responses((status = 202, body = WarmupStatus, description = "It is under way.")))]
 pub(super) async fn warm_up(
     State(app): State<App>,
-    caller: Caller,
+    _admin: Administrator,
     JsonBody(request): JsonBody<Warmup>,
 ) -> Answer<(StatusCode, Json<WarmupStatus>)> {
-    caller.administers()?;
     Ok(with_status(StatusCode::ACCEPTED, app.services.templates.warm_up(request).await?))
 }
 
@@ -57,11 +56,10 @@ pub(super) async fn status(
     responses((status = 200, body = WarmupStatus, description = "It is given up.")))]
 pub(super) async fn cancel(
     State(app): State<App>,
-    caller: Caller,
+    _admin: Administrator,
     NamePath(name): NamePath,
     OrNothing(Nothing {}): OrNothing<Nothing>,
 ) -> Answer<Json<WarmupStatus>> {
-    caller.administers()?;
     Ok(Json(app.services.templates.cancel(&name).await?))
 }
 
@@ -69,8 +67,11 @@ pub(super) async fn cancel(
 #[utoipa::path(delete, path = "/templates/{name}", tag = "templates", operation_id = "remove_template",
     params(("name" = String, Path, description = "Its name.")),
     responses((status = 204, description = "It is gone.")))]
-pub(super) async fn remove(State(app): State<App>, caller: Caller, NamePath(name): NamePath) -> Answer<StatusCode> {
-    caller.administers()?;
+pub(super) async fn remove(
+    State(app): State<App>,
+    _admin: Administrator,
+    NamePath(name): NamePath,
+) -> Answer<StatusCode> {
     app.services.templates.remove(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -11,12 +11,13 @@ use moat_model::ErrorKind;
 use moat_model::file::Transfer;
 
 use super::IdPath;
-use super::files::only;
+use super::files::{inside, only};
 use crate::http::App;
 use crate::http::answer::{Answer, Failure};
 use crate::http::auth::Caller;
 use crate::http::body::{Asked, SandboxPath};
 use crate::http::files::{mode, path};
+use crate::http::presence::Presence;
 use crate::http::upload;
 
 /// The bytes of a file, or of a part of it.
@@ -32,9 +33,9 @@ pub(in crate::http) async fn download(
     only(&query, &["offset", "length"])?;
     let (offset, length) = (query.offset.unwrap_or(0), query.length);
     let transfer = Transfer::Read { path: path("path", query.path)?, offset, length };
-    let guest = app.services.sandboxes.guest(&caller.namespace, &id).await?;
-    let bytes = guest.pull(query.user.as_deref(), &transfer).await?;
-    Ok(upload::out_of_sandbox(bytes, "application/octet-stream", app.closing.clone()))
+    let (guest, user) = inside(&app, &caller, &id, query.user.as_deref()).await?;
+    let bytes = guest.pull(user.as_deref(), &transfer).await?;
+    Ok(upload::out_of_sandbox(bytes, "application/octet-stream", Presence::new(&app, &id), app.closing.clone()))
 }
 
 /// Replaces the bytes of a file. It appears whole or not at all.
@@ -51,9 +52,9 @@ pub(in crate::http) async fn upload(
     only(&query, &["mode"])?;
     let transfer = Transfer::Write { path: path("path", query.path)?, mode: mode(query.mode.as_deref())? };
     let body = plain(request)?;
-    let guest = app.services.sandboxes.guest(&caller.namespace, &id).await?;
-    let sink = guest.push(query.user.as_deref(), &transfer).await?;
-    Ok(Json(upload::into_sandbox(body, sink).await?))
+    let (guest, user) = inside(&app, &caller, &id, query.user.as_deref()).await?;
+    let sink = guest.push(user.as_deref(), &transfer).await?;
+    Ok(Json(upload::into_sandbox(body, sink, Presence::new(&app, &id)).await?))
 }
 
 /// A file or directory as a tar archive.
@@ -68,9 +69,9 @@ pub(in crate::http) async fn download_tar(
 ) -> Answer<Response> {
     only(&query, &[])?;
     let transfer = Transfer::TarOut { path: path("path", query.path)? };
-    let guest = app.services.sandboxes.guest(&caller.namespace, &id).await?;
-    let bytes = guest.pull(query.user.as_deref(), &transfer).await?;
-    Ok(upload::out_of_sandbox(bytes, "application/x-tar", app.closing.clone()))
+    let (guest, user) = inside(&app, &caller, &id, query.user.as_deref()).await?;
+    let bytes = guest.pull(user.as_deref(), &transfer).await?;
+    Ok(upload::out_of_sandbox(bytes, "application/x-tar", Presence::new(&app, &id), app.closing.clone()))
 }
 
 /// Unpacks a tar archive below a directory.
@@ -87,9 +88,9 @@ pub(in crate::http) async fn upload_tar(
     only(&query, &[])?;
     let transfer = Transfer::TarIn { path: path("path", query.path)? };
     let body = plain(request)?;
-    let guest = app.services.sandboxes.guest(&caller.namespace, &id).await?;
-    let sink = guest.push(query.user.as_deref(), &transfer).await?;
-    Ok(Json(upload::into_sandbox(body, sink).await?))
+    let (guest, user) = inside(&app, &caller, &id, query.user.as_deref()).await?;
+    let sink = guest.push(user.as_deref(), &transfer).await?;
+    Ok(Json(upload::into_sandbox(body, sink, Presence::new(&app, &id)).await?))
 }
 
 /// A body that is the bytes themselves. A form has its own wrapping around them, which would end up in the file.
