@@ -3,6 +3,7 @@
 mod create;
 mod deploy;
 mod exec;
+mod image;
 mod logs;
 mod node;
 mod recovery;
@@ -45,7 +46,7 @@ impl Scenario {
 }
 
 /// All of them, in the order they are shown.
-pub const SCENARIOS: [Scenario; 5] = [
+pub const SCENARIOS: [Scenario; 6] = [
     Scenario {
         id: "T2",
         title: "cold create of a container",
@@ -73,6 +74,19 @@ pub const SCENARIOS: [Scenario; 5] = [
             kept: |of| of(exec::ENGINE).map(|s| s.p50 <= 1.5),
         }),
         run: || Box::pin(exec::run()),
+    },
+    Scenario {
+        id: "T6",
+        title: "an image made ready",
+        method: "A Debian of 128 MB and 6,600 files in one gzip layer, in a docker-registry on the same machine: from the \
+                 reference, with an empty store, until its root file is written and synced; and the same again, which asks \
+                 the registry once. The third series takes the same image from an OCI layout on disk. The rival fetches \
+                 with `skopeo copy` and unpacks with `umoci unpack`, and syncs nothing.",
+        promise: Some(Promise {
+            words: "≤ 1.5 s for 150 MB from a local registry; again: no work",
+            kept: |of| Some(of(image::FROM_REGISTRY)?.p50 <= 1500.0 && of(image::AGAIN)?.p50 <= 50.0),
+        }),
+        run: || Box::pin(image::run()),
     },
     Scenario {
         id: "D1",

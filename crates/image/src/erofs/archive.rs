@@ -12,7 +12,7 @@ use super::data::{Extent, Space, Streamer};
 use super::decompress::{Stream, truncated};
 use super::header::{Header, RECORD, invalid};
 use super::index::{Attributes, Entry, Node, What};
-use super::limits::{Budget, about, refused};
+use super::limits::{Budget, about};
 use super::path::{Marked, checked, marks};
 use super::pax::{EXTENDED_MAX, Extended, says_nothing};
 use crate::error::{Error, Result};
@@ -269,7 +269,7 @@ fn padding(size: u64) -> u64 {
 fn target(link: &[u8]) -> Result<Box<[u8]>> {
     if link.is_empty() || link.len() > TARGET_LEN_MAX || link.contains(&0) {
         let why = format!("the target of a symbolic link has 1 to {TARGET_LEN_MAX} bytes, none of them zero");
-        return Err(refused(link, why));
+        return Err(invalid(&why));
     }
     Ok(link.into())
 }

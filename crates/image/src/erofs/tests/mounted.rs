@@ -156,6 +156,7 @@ fn every_type_of_file_is_read_back() {
         ("SCHILY.xattr.com.apple.provenance", b"dropped"),
     ];
     tar = tar.pax(&records).file("attributes", b"x");
+    tar = tar.pax(&[("mtime", b"-1.25")]).file("old", b"");
     tar = tar.pax(&[("linkpath", long.as_bytes())]).symlink("long", "");
     tar = tar.pax(&[("SCHILY.xattr.trusted.large", &[b'v'; 5000])]).symlink("large", "target");
     let (file, summary) = built(&[tar.end()]).unwrap();
@@ -178,6 +179,7 @@ fn every_type_of_file_is_read_back() {
     assert!(line(&last).ends_with(&of(b"2999").to_string()));
     assert!(line("long").ends_with(&format!("{long}\"")));
     assert!(line("large").ends_with(&"v".repeat(5000)));
+    assert!(line("old").contains("time -2.750000000"), "{}", line("old"));
     let attributes = line("attributes");
     assert!(attributes.contains("time 1234567890.123 "), "{attributes}");
     assert!(attributes.contains("user.note=hello") && attributes.contains("trusted.secret=\\x00\\x01\\x02"));
