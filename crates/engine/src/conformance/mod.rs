@@ -6,6 +6,7 @@
 
 mod bed;
 mod exec;
+mod files;
 mod hostile;
 mod life;
 mod output;
@@ -131,6 +132,12 @@ const CASES: &[Case] = cases! {
     "C51" "hostile" "a program that forks until it is refused stops neither the agent nor a kill" hostile::fork_bomb;
     "C52" "hostile" "a program that exceeds its memory is killed, and that is counted" hostile::memory;
     "C53" "hostile" "a program that ignores every signal is ended by kill" hostile::ignores_everything;
+    "C60" "files" "a file that was written is read, in whole and in part" files::round_trip;
+    "C61" "files" "questions about files are answered, and refused by kind" files::questions;
+    "C62" "files" "a write that is not finished leaves nothing" files::abandoned;
+    "C63" "files" "whoever watches is told" files::watch;
+    "C64" "files" "a spawned process is followed by several and is not held up" files::spawned;
+    "C65" "files" "an archive is unpacked as it was packed" files::archive;
 };
 
 /// Runs every case against a driver.

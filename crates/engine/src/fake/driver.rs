@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use moat_model::spec::{Network, Resources};
 use moat_model::{ErrorKind, Isolation, Resource, SandboxId, SandboxSpec};
 
+use super::files::FakeFiles;
 use super::guest::FakeGuest;
 use super::world::{FakeSandbox, Link};
 use super::{FakeConfig, FakeRecover, FakeStep};
@@ -87,9 +88,16 @@ impl Driver for FakeDriver {
                     return Err(fails("create", error));
                 }
                 let kill_failures = config.kill_failures;
-                let limits = spec.resources.clone();
-                let sandbox =
-                    FakeSandbox { config, agent_alive: false, main: None, frozen: false, kill_failures, limits };
+                let sandbox = FakeSandbox {
+                    config,
+                    agent_alive: false,
+                    main: None,
+                    frozen: false,
+                    kill_failures,
+                    limits: spec.resources.clone(),
+                    files: FakeFiles::default(),
+                    spawned: Vec::new(),
+                };
                 world.sandboxes.insert(place.id.clone(), sandbox);
                 Ok(())
             })

@@ -5,20 +5,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use moat_agent::protocol::{
-    FRAME_LEN_MAX, GuestProcess, GuestStats, Hello, MainState, Offsets, PROTOCOL_VERSION, StreamName,
+    FRAME_LEN_MAX, GuestProcess, GuestStats, Hello, MainState, Offsets, PROTOCOL_VERSION, Spawned, StreamName,
 };
+use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, Signal};
 use moat_model::{ErrorKind, Exit, ProcessSpec, SandboxId};
 use tokio::sync::mpsc;
 
+use super::files::FakePush;
 use super::program::{Program, Statement};
+use super::spawned::FakeSpawned;
 use super::world::{FakeMain, FakeSandbox, Link};
 use super::{FakeConfig, FakeStep};
 use crate::error::{Error, Result};
-use crate::guest::{Chunk, ExecInput, ExecOutput, ExecSession, Guest, OutputReader};
+use crate::guest::{Attachment, BytesIn, BytesOut, Chunk, ExecInput, ExecOutput, ExecSession, Guest, OutputReader};
 
 /// Process id of every fake exec.
 const EXEC_PID: u32 = 3;
+/// Process id of the first spawned process.
+const SPAWNED_PID: u32 = 100;
 /// Messages under way on each side of a fake exec.
 const EXEC_QUEUE: usize = 16;
 
@@ -184,6 +189,63 @@ impl Guest for FakeGuest {
             .await;
         Ok(())
     }
+
+    async fn file(&self, _user: Option<&str>, request: &FileRequest) -> Result<FileReply> {
+        self.ask(|sandbox| sandbox.files.answer(request)).await
+    }
+
+    async fn pull(&self, _user: Option<&str>, transfer: &Transfer) -> Result<BytesOut> {
+        let Transfer::Read { path, offset, length } = transfer else { return Err(no_archives()) };
+        let content = self.ask(|sandbox| sandbox.files.read(path, *offset, *length)).await?;
+        let (out, pieces) = mpsc::channel(EXEC_QUEUE);
+        tokio::spawn(async move {
+            for piece in content.chunks(FRAME_LEN_MAX) {
+                if out.send(Ok(Bytes::copy_from_slice(piece))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(pieces)
+    }
+
+    async fn push(&self, _user: Option<&str>, transfer: &Transfer) -> Result<BytesIn> {
+        let Transfer::Write { path, mode } = transfer else { return Err(no_archives()) };
+        let start = |sandbox: &mut FakeSandbox| {
+            FakePush::start(&sandbox.files, self.link.clone(), self.id.clone(), path, *mode)
+        };
+        Ok(Box::new(self.ask(start).await?))
+    }
+
+    async fn watch(&self, _user: Option<&str>, path: &str, recursive: bool) -> Result<mpsc::Receiver<WatchEvent>> {
+        self.ask(|sandbox| sandbox.files.watch(path, recursive)).await
+    }
+
+    async fn spawn(&self, spec: &ExecSpec) -> Result<u32> {
+        let session = self.exec(spec).await?;
+        let mut session = Some(session);
+        self.ask(|sandbox| {
+            let pid = SPAWNED_PID + u32::try_from(sandbox.spawned.len()).unwrap_or(0);
+            sandbox.spawned.extend(session.take().map(|session| FakeSpawned::start(pid, spec, session)));
+            Ok(pid)
+        })
+        .await
+    }
+
+    async fn spawned(&self) -> Result<Vec<Spawned>> {
+        self.ask(|sandbox| Ok(sandbox.spawned.iter().map(FakeSpawned::told).collect())).await
+    }
+
+    async fn attach(&self, pid: u32, from: Offsets) -> Result<Attachment> {
+        self.ask(|sandbox| match sandbox.spawned.iter().find(|one| one.told().pid == pid) {
+            Some(one) => Ok(one.attach(from)),
+            None => Err(Error::new(ErrorKind::NotFound, format!("no spawned process {pid}"))),
+        })
+        .await
+    }
+}
+
+fn no_archives() -> Error {
+    Error::new(ErrorKind::Unsupported, "a fake sandbox has no archives")
 }
 
 fn no_program(process: &ProcessSpec) -> Error {

@@ -5,8 +5,10 @@
 //! words of shell (see [`program`]), run by paused or real tokio time.
 
 mod driver;
+mod files;
 mod guest;
 pub mod program;
+mod spawned;
 mod world;
 
 use std::time::Duration;

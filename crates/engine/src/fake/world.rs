@@ -11,7 +11,9 @@ use moat_model::{Exit, Resource, SandboxId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::files::FakeFiles;
 use super::program::{Program, Schedule};
+use super::spawned::FakeSpawned;
 use super::{FakeConfig, FakeDriver};
 
 /// Process id of every fake main process.
@@ -55,6 +57,8 @@ pub(super) struct FakeSandbox {
     pub frozen: bool,
     pub kill_failures: u32,
     pub limits: Resources,
+    pub files: FakeFiles,
+    pub spawned: Vec<FakeSpawned>,
 }
 
 /// Its main process, as a schedule and a clock.
@@ -166,6 +170,9 @@ impl FakeSandbox {
     pub fn kill(&mut self) {
         self.agent_alive = false;
         self.frozen = false;
+        for spawned in &self.spawned {
+            spawned.end(Exit::signal(9), false);
+        }
         if let Some(main) = &mut self.main {
             main.set_exit(Exit::signal(9));
             main.dies_after = None;

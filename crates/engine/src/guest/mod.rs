@@ -8,10 +8,10 @@ pub use moat_agent::protocol::Spawned;
 use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, StreamName};
 use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, PtySize, Signal};
-use moat_model::{ErrorKind, Exit, ProcessSpec};
+use moat_model::{Exit, ProcessSpec};
 use tokio::sync::mpsc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A live agent. Methods may be called concurrently and their futures dropped at any point.
 #[async_trait]
@@ -48,43 +48,29 @@ pub trait Guest: Send + Sync + std::fmt::Debug {
     async fn shutdown(&self) -> Result<()>;
 
     /// One question about files, answered by `user` (the driver's default if absent) inside the sandbox.
-    async fn file(&self, _user: Option<&str>, _request: &FileRequest) -> Result<FileReply> {
-        Err(Error::new(ErrorKind::Unsupported, "file"))
-    }
+    async fn file(&self, user: Option<&str>, request: &FileRequest) -> Result<FileReply>;
 
     /// Opens a stream of bytes out of the sandbox: [`Transfer::Read`] or [`Transfer::TarOut`]. `NotFound`, `Denied` and the
     /// like come from here; a failure later ends the stream with an error, never with a short success.
-    async fn pull(&self, _user: Option<&str>, _transfer: &Transfer) -> Result<BytesOut> {
-        Err(Error::new(ErrorKind::Unsupported, "pull"))
-    }
+    async fn pull(&self, user: Option<&str>, transfer: &Transfer) -> Result<BytesOut>;
 
     /// Opens a stream of bytes into the sandbox: [`Transfer::Write`] or [`Transfer::TarIn`].
-    async fn push(&self, _user: Option<&str>, _transfer: &Transfer) -> Result<BytesIn> {
-        Err(Error::new(ErrorKind::Unsupported, "push"))
-    }
+    async fn push(&self, user: Option<&str>, transfer: &Transfer) -> Result<BytesIn>;
 
     /// Tells what happens to files below `path` until the receiver is dropped.
-    async fn watch(&self, _user: Option<&str>, _path: &str, _recursive: bool) -> Result<mpsc::Receiver<WatchEvent>> {
-        Err(Error::new(ErrorKind::Unsupported, "watch"))
-    }
+    async fn watch(&self, user: Option<&str>, path: &str, recursive: bool) -> Result<mpsc::Receiver<WatchEvent>>;
 
     /// Runs a process that outlives every connection: it ends by itself, by a signal, by its time limit or with the
     /// sandbox. Its last output is kept, bounded, for whoever attaches. Returns its process id inside, which names it.
-    async fn spawn(&self, _spec: &ExecSpec) -> Result<u32> {
-        Err(Error::new(ErrorKind::Unsupported, "spawn"))
-    }
+    async fn spawn(&self, spec: &ExecSpec) -> Result<u32>;
 
     /// What was spawned: those that run, and the last of those that ended, oldest first.
-    async fn spawned(&self) -> Result<Vec<Spawned>> {
-        Err(Error::new(ErrorKind::Unsupported, "spawned"))
-    }
+    async fn spawned(&self) -> Result<Vec<Spawned>>;
 
     /// Follows a spawned process: kept output from `from` on (what is no longer kept is skipped, which the offsets of the
     /// chunks show), then live output, then its exit. Any number may follow; one that reads too slowly loses its place
     /// ([`AttachOutput::Skipped`]) and holds up neither the process nor the others. Dropping it changes nothing.
-    async fn attach(&self, _pid: u32, _from: Offsets) -> Result<Attachment> {
-        Err(Error::new(ErrorKind::Unsupported, "attach"))
-    }
+    async fn attach(&self, pid: u32, from: Offsets) -> Result<Attachment>;
 }
 
 /// Bytes coming out of a sandbox; pieces of at most 64 KiB. Ends without an error only if everything was delivered.
