@@ -308,7 +308,9 @@ impl World {
             assert_eq!((after.expires_at, after.remaining, after.expired), (None, None, None), "nobody's, and limited");
             assert_eq!(after.limit(), None);
         }
-        let stopping = |state: &State| matches!(state.phase, Phase::Stopping(_));
+        // Decided before, perhaps by a daemon that has died since.
+        let stopping =
+            |state: &State| matches!(state.phase, Phase::Stopping(_) | Phase::Recovering { then: Then::Stop(_), .. });
         if let (false, Phase::Stopping(Stopping { cause: Cause::TimedOut { .. }, .. })) =
             (stopping(before), &after.phase)
         {
