@@ -292,7 +292,10 @@ impl Frame for AgentFrame {
                 };
                 whole(kind, &body, done)
             }
-            kind::FAILED => from_json(kind, &body).map(Self::Failed),
+            kind::FAILED => match from_json::<Trouble>(kind, &body)? {
+                trouble if trouble.message.len() > MESSAGE_LEN_MAX => Err(FrameError::Malformed(kind)),
+                trouble => Ok(Self::Failed(trouble)),
+            },
             kind::EVENT => from_json(kind, &body).map(Self::Event),
             kind::SKIPPED => {
                 let skipped = match (body.try_get_u8(), body.try_get_u64()) {

@@ -100,8 +100,12 @@ async fn there_and_back_again() {
 fn member(kind: EntryType, name: &str, link: &str, content: &[u8]) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.set_entry_type(kind);
-    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-    header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+    let fields = header.as_old_mut();
+    for (field, text) in [(&mut fields.name, name), (&mut fields.linkname, link)] {
+        for (to, from) in field.iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
+    }
     header.set_size(content.len() as u64);
     header.set_mode(0o644);
     header.set_uid(0);
