@@ -8,16 +8,17 @@ use moat_model::WorkloadId;
 use moat_testkit::busybox;
 
 use super::node::Node;
+use super::rest;
 use super::sandboxes::{Sandboxes, exec_true, new_id, run_true, scratch};
 use crate::rivals::Runc;
 use crate::samples::Sample;
 
-/// The series nearest to the promise.
-pub const ENGINE: &str = "moat: through the engine";
+/// The lower bound of every other series of ours.
+const ENGINE: &str = "moat: through the engine";
 const ROUNDS: usize = 300;
 const WARM_UP: usize = 10;
 
-/// Interleaves the engine, a client over NATS, and runc.
+/// Interleaves the engine, clients over NATS and REST, and runc.
 pub async fn run() -> anyhow::Result<Vec<Sample>> {
     let sandboxes = Sandboxes::open().await?;
     let busybox = busybox().context("busybox is not installed")?;
@@ -28,6 +29,7 @@ pub async fn run() -> anyhow::Result<Vec<Sample>> {
     // A program stands at /local/<name>, and busybox must bear its own; `true` is one of its applets.
     let deployed = node.deploy("busybox", &busybox, &["sleep", "3600"], "scratch").await?;
     let workload = WorkloadId::parse(&deployed.id)?;
+    let over_rest = rest::sandbox(&node.rest).await?;
     let runc = Runc::prepare()?.map(Runc::hold).transpose()?;
 
     let mut samples = Vec::new();
@@ -45,11 +47,16 @@ pub async fn run() -> anyhow::Result<Vec<Sample>> {
         over_nats(&node, &workload).await?;
         sample("moat: client → NATS → node", begin.elapsed());
 
+        let begin = Instant::now();
+        rest::run_true(&node.rest, &over_rest).await?;
+        sample(rest::EXEC, begin.elapsed());
+
         if let Some(runc) = &runc {
             sample("runc exec", runc.exec_true()?);
         }
     }
     sandboxes.engine.delete(&id).await?;
+    node.rest.delete(&over_rest.id).await?;
     node.end().await?;
     Ok(samples)
 }

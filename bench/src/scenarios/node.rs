@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
+use moat_api::client::rest::{RestClient, RestOptions};
 use moat_api::client::{Client, Deploy, Deployed, Options};
 use moat_api::nex::{Extension, Location, Template};
 use moat_model::{NodeId, WorkloadName};
@@ -25,6 +26,8 @@ pub struct Node {
     pub nats: NatsServer,
     /// A client of the node.
     pub client: Client,
+    /// A client of its REST API.
+    pub rest: RestClient,
     /// The node.
     pub id: NodeId,
     /// Who signs.
@@ -37,20 +40,28 @@ pub struct Node {
 impl Node {
     /// Starts both.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// Starts both, the node with more in its configuration.
+    pub async fn start_with(more: &str) -> anyhow::Result<Self> {
         let nats = NatsServer::start(Release::Current).await?.context("nats-server is not installed")?;
         let dir = tempfile::Builder::new().prefix("moat-bench-node-").tempdir_in("/run")?;
+        let api = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = format!(
-            "run_dir = {:?}\ndata_dir = {:?}\n[nats]\nservers = [{:?}]\n",
+            "run_dir = {:?}\ndata_dir = {:?}\n[api]\nlisten_addr = \"{api}\"\n[nats]\nservers = [{:?}]\n{more}",
             dir.path().join("run"),
             dir.path().join("data"),
             nats.url()
         );
         std::fs::write(dir.path().join("node.toml"), config)?;
         let client = Client::new(nats.client().await?, Options::default());
+        let rest = RestClient::new(RestOptions { url: format!("http://{api}"), ..RestOptions::default() })?;
         let daemon = spawn(dir.path())?;
         let mut node = Self {
             nats,
             client,
+            rest,
             // Replaced as soon as the node has told.
             id: NodeId::parse(&format!("N{}", "A".repeat(55)))?,
             issuer: KeyPair::new_account(),

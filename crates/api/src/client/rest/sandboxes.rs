@@ -84,9 +84,9 @@ impl RestClient {
         self.get(&format!("measure {id}"), &["sandboxes", id, "stats"], &[]).await
     }
 
-    /// What its main process wrote, as it was written; with `follow`, until it ends.
-    pub async fn sandbox_logs(&self, id: &str, follow: bool) -> Result<ByteStream> {
-        let query = [("follow", follow.then(|| "true".to_owned()))];
+    /// Lines its main process wrote, the last `tail` or all that are kept; with `follow`, until it ends.
+    pub async fn sandbox_logs(&self, id: &str, follow: bool, tail: Option<u32>) -> Result<ByteStream> {
+        let query = [("follow", follow.then(|| "true".to_owned())), ("tail", tail.map(|n| n.to_string()))];
         let request = self.request(Method::GET, &["sandboxes", id, "logs"], &query);
         Ok(bytes_of(self.send(&format!("read the log of {id}"), request, self.options.quick).await?))
     }

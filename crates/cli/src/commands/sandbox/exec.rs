@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use data_encoding::BASE64;
+use futures::StreamExt;
 use moat_api::client::rest::RestClient;
 use moat_api::rest::exec::{Exec, ExecEvent, PtySize};
 use moat_model::ErrorKind;
@@ -62,8 +63,15 @@ pub struct LogsArgs {
     /// Sandbox id, or the beginning of one
     #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     sandbox: String,
-    /// Process id, as `exec --detach` printed it [default: the last one]
+    /// Process id, as `exec --detach` printed it: what that wrote and writes until it ends [default: the main process]
+    #[arg(conflicts_with_all = ["follow", "tail"])]
     pid: Option<u32>,
+    /// Go on until the sandbox ends
+    #[arg(short, long)]
+    follow: bool,
+    /// Begin so many lines before the end
+    #[arg(short = 'n', long, value_name = "LINES")]
+    tail: Option<u32>,
 }
 
 impl Attached {
@@ -124,18 +132,26 @@ pub async fn attend(
     code
 }
 
-/// Shows what a detached program wrote and writes, until it ends.
+/// Shows what a main process or a detached one wrote.
 pub async fn logs(global: &Global, output: &Output, args: &LogsArgs) -> Result<(), Failure> {
     let client = rest::client(global)?;
     let id = rest::sandbox_id(&client, &args.sandbox).await?;
-    let pid = match args.pid {
-        Some(pid) => pid,
-        None => client.detached(&id).await?.execs.last().map(|exec| exec.pid).ok_or_else(|| {
-            Failure::new(ErrorKind::NotFound, format!("nothing was started detached in {id}"))
-                .with_hint("`moat sandbox exec --detach` does that")
-        })?,
-    };
-    let mut events = client.follow_detached(&id, pid).await?;
+    match args.pid {
+        Some(pid) => follow(&client, output, &id, pid).await,
+        None => {
+            output.no_json("sandbox logs of a main process")?;
+            let mut lines = client.sandbox_logs(&id, args.follow, args.tail).await?;
+            while let Some(piece) = lines.next().await {
+                let broken = |e| Failure::new(ErrorKind::Unavailable, format!("read the log of {id}: {e}"));
+                output.bytes(&piece.map_err(broken)?)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn follow(client: &RestClient, output: &Output, id: &str, pid: u32) -> Result<(), Failure> {
+    let mut events = client.follow_detached(id, pid).await?;
     while let Some(event) = events.next().await {
         let event = event?;
         if output.json {

@@ -32,7 +32,7 @@ pub enum SandboxCommand {
     Inspect(look::OneArgs),
     /// Copy files and directories between one and this machine
     Cp(copy::CopyArgs),
-    /// Show what a detached program of one wrote
+    /// Show what the main process of one wrote, or a detached one
     Logs(exec::LogsArgs),
     /// List the processes in one
     Ps(look::OneArgs),
