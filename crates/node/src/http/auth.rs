@@ -166,14 +166,10 @@ fn from_this_machine(headers: &HeaderMap, uri: &Uri) -> Answer<()> {
 }
 
 fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port))
-            if port.bytes().all(|b| b.is_ascii_digit()) && !(host.contains(':') && !host.ends_with(']')) =>
-        {
-            host
-        }
-        _ => authority,
-    }
+    let Some((host, port)) = authority.rsplit_once(':') else { return authority };
+    // An IPv6 address without brackets has colons, and no port.
+    let whole = host.ends_with(']') || !host.contains(':');
+    if whole && port.bytes().all(|b| b.is_ascii_digit()) { host } else { authority }
 }
 
 fn is_loopback(host: &str) -> bool {
