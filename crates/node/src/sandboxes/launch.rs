@@ -10,7 +10,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 
 use super::plan::{Plan, claim};
-use super::{Sandboxes, lock, logs};
+use super::{Made, Sandboxes, lock, logs};
 
 /// A sandbox being made: counted, and ended if the request is dropped before it is there.
 struct Making {
@@ -89,7 +89,7 @@ impl Sandboxes {
         }
         // If this fails nothing is left but the binding, which goes with `making`.
         let view = base.engine.create(making.id.clone(), spec).await?;
-        drop(pins);
+        lock(&self.shared.made).insert(view.id.clone(), Made { boot_ms: None, _pins: pins });
         making.finish();
         self.shared.created.fetch_add(1, Ordering::Relaxed);
         Ok(view)

@@ -18,6 +18,8 @@ mod pool;
 mod reaper;
 mod reply;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 mod users;
 
 use std::collections::HashMap;
@@ -30,6 +32,7 @@ use moat_api::rest::sandbox::{CreateSandbox, Explanation, Keepalive, Resume, San
 use moat_engine::guest::ExecSession;
 use moat_engine::pool::Pool;
 use moat_engine::{Engine, Guest};
+use moat_image::store::Pin;
 use moat_model::lifecycle::SandboxView;
 use moat_model::spec::{ExecSpec, Owner, Resources};
 use moat_model::{ErrorKind, Isolation, Namespace, NodeId, ProcessSpec, SandboxId, Timestamp};
@@ -95,13 +98,23 @@ struct Shared {
     history: History,
     /// Being made, and not yet the engine's: counted against the quota of their namespace.
     coming: Mutex<HashMap<SandboxId, Namespace>>,
-    /// How long those took that this daemon made, more exactly than the engine's clock says.
-    boot_ms: Mutex<HashMap<SandboxId, f64>>,
+    /// What this daemon knows of those it made, beyond the engine's records.
+    made: Mutex<HashMap<SandboxId, Made>>,
     created: AtomicU64,
     /// A sandbox ended, or may have.
     ended: Notify,
     tasks: TaskTracker,
     closed: CancellationToken,
+}
+
+/// What is known of a sandbox by the daemon that made it.
+#[derive(Debug, Default)]
+struct Made {
+    /// How long that took, more exactly than the engine's clock says.
+    boot_ms: Option<f64>,
+    /// Its layers: a collection that looked before it was recorded must not take them. After a restart the records, which
+    /// are there before the first collection, hold them.
+    _pins: Vec<Pin>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -127,7 +140,7 @@ impl Sandboxes {
             snapshots,
             history,
             coming: Mutex::default(),
-            boot_ms: Mutex::default(),
+            made: Mutex::default(),
             created: AtomicU64::new(0),
             ended: Notify::new(),
             tasks: TaskTracker::new(),
@@ -159,7 +172,7 @@ impl Sandboxes {
             None => self.launch(plan).await?,
         };
         let boot_ms = begun.elapsed().as_secs_f64() * 1000.0;
-        lock(&self.shared.boot_ms).insert(view.id.clone(), boot_ms);
+        lock(&self.shared.made).entry(view.id.clone()).or_default().boot_ms = Some(boot_ms);
         self.shown(&view)
     }
 
@@ -281,7 +294,7 @@ impl Sandboxes {
 
     fn shown(&self, view: &SandboxView) -> Result<Sandbox> {
         let spec = self.shared.base.engine.spec(&view.id).ok_or_else(|| no_such(&view.id))?;
-        let boot_ms = lock(&self.shared.boot_ms).get(&view.id).copied();
+        let boot_ms = lock(&self.shared.made).get(&view.id).and_then(|made| made.boot_ms);
         Ok(reply::sandbox(&self.shared.base.node, view, &spec, boot_ms, clock::now()))
     }
 

@@ -85,7 +85,7 @@ impl Sandboxes {
             Err(error) if error.kind != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        lock(&self.shared.boot_ms).remove(&view.id);
+        lock(&self.shared.made).remove(&view.id);
         Ok(())
     }
 

@@ -9,6 +9,8 @@ mod images;
 pub(crate) mod names;
 mod record;
 mod resolve;
+#[cfg(test)]
+pub(crate) mod tests;
 mod warmup;
 
 use std::collections::BTreeMap;
