@@ -75,6 +75,11 @@ impl Dirs {
         self.data.join("images")
     }
 
+    /// Archives on their way into the image store.
+    pub fn uploads(&self) -> PathBuf {
+        self.data.join("uploads")
+    }
+
     /// API keys.
     pub fn api_keys(&self) -> PathBuf {
         self.data.join("api-keys.json")

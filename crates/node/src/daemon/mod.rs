@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock of run_dir -> identity -> outbox, outlet -> drivers -> engine (recovers) -> workloads (recover)
-//!   -> images, templates -> sandboxes, pools -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics -> node_started -> autostart, heartbeat
+//!   -> images, templates -> sandboxes, pools -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics, REST -> node_started -> autostart, heartbeat
 //! ```
 //!
 //! It ends in phases, each with a budget and a line in the log: no more requests; those taken are answered; workloads are
@@ -30,6 +30,7 @@ use crate::dirs::Dirs;
 use crate::error::Result;
 use crate::events::{Fact, Outbox};
 use crate::guard::{NodeGuard, make_private};
+use crate::http::{self, HttpServer};
 use crate::identity::Identity;
 use crate::logfile::Rotation;
 use crate::metrics::{self, MetricsServer, NodeNumbers};
@@ -76,6 +77,7 @@ pub struct Node {
     intake: Intake,
     streams: StreamServer,
     metrics: Option<MetricsServer>,
+    http: Option<HttpServer>,
     publisher: Publisher,
     tasks: TaskTracker,
     /// Ends heartbeat and autostart.
@@ -177,6 +179,14 @@ impl Node {
             Some(address) => Some(metrics::serve(address, metrics::install()?, numbers(&service, &engine)).await?),
             None => None,
         };
+        let services = http::Services {
+            sandboxes: sandboxes.clone(),
+            templates: templates.clone(),
+            keys: Arc::clone(&keys),
+            pages: Some(http::Pages { handle: metrics::install()?, scrape: numbers(&service, &engine) }),
+            scratch: dirs.uploads(),
+        };
+        let http = services::listen(&service.config.api, services).await?;
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(beat(Arc::clone(&service), background.clone()));
         let autostart = verbs::autostart::run(Arc::clone(&service));
@@ -196,6 +206,7 @@ impl Node {
             intake,
             streams,
             metrics,
+            http,
             publisher,
             tasks,
             background,
@@ -234,6 +245,11 @@ impl Node {
         &self.keys
     }
 
+    /// Where its API listens.
+    pub fn api(&self) -> &[std::net::SocketAddr] {
+        self.http.as_ref().map_or(&[], |http| &http.addresses)
+    }
+
     /// Its connection.
     pub fn connection(&self) -> &Connection {
         &self.service.connection
@@ -247,6 +263,9 @@ impl Node {
         self.intake.close().await;
         within("answer the requests under way", FINISH_BUDGET, self.intake.finished()).await;
         within("hang up the exec sessions", DETACH_BUDGET, self.streams.close()).await;
+        if let Some(http) = self.http {
+            within("answer the requests of the API", FINISH_BUDGET, http.close()).await;
+        }
         if let Some(metrics) = self.metrics {
             within("end the metrics server", DETACH_BUDGET, metrics.close()).await;
         }

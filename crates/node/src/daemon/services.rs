@@ -3,11 +3,13 @@
 use moat_engine::{Engine, Registry};
 use moat_image::ImageStore;
 use moat_image::store::StoreConfig;
-use moat_model::Isolation;
+use moat_model::{ErrorKind, Isolation};
 
-use crate::config::NodeConfig;
+use crate::config::{ApiConfig, NodeConfig};
 use crate::dirs::Dirs;
 use crate::error::Result;
+use crate::guard::make_private;
+use crate::http::{self, HttpServer, Services};
 use crate::templates::Templates;
 
 /// Opens the images and the templates made of them.
@@ -22,6 +24,25 @@ pub(super) fn templates(config: &NodeConfig, dirs: &Dirs, engine: Engine) -> Res
         limits: moat_image::erofs::Limits::default(),
     })?;
     Templates::open(&dirs.templates(), store, engine, oci.cache_bytes_max)
+}
+
+/// Serves the API. The default address is given up if somebody else has it; one the operator wrote down is not.
+pub(super) async fn listen(config: &ApiConfig, services: Services) -> Result<Option<HttpServer>> {
+    if config.listen.is_empty() {
+        return Ok(None);
+    }
+    make_private(&services.scratch)?;
+    match http::serve(&config.listen, services).await {
+        Ok(server) => {
+            tracing::info!(addresses = ?server.addresses, "the API listens");
+            Ok(Some(server))
+        }
+        Err(error) if !config.explicit && error.kind == ErrorKind::Unavailable => {
+            tracing::warn!(error = %error.chain(), "no API: its default address is taken; set api.listen_addr to another");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Kinds of isolation these drivers give, the strongest first.

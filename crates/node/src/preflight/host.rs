@@ -29,6 +29,7 @@ pub(super) fn requirements(config: &NodeConfig) -> Vec<Requirement> {
         free(config),
         open_files(),
         clock_set(),
+        erofs(),
         kvm(),
     ]
 }
@@ -128,6 +129,34 @@ fn clock_set() -> Requirement {
     )
 }
 
+/// Roots of images are erofs files; `host` and `scratch` need none.
+fn erofs() -> Requirement {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let module = Path::new("/lib/modules").join(&release).join("kernel/fs/erofs");
+    let (met, fact) = erofs_of(&known, &module, &release);
+    requirement(
+        "erofs",
+        Need::Optional,
+        met,
+        fact,
+        "sandboxes from images need it: modprobe erofs, or a kernel with CONFIG_EROFS_FS",
+    )
+}
+
+fn erofs_of(known: &str, module: &Path, release: &str) -> (bool, String) {
+    let built_in = known.lines().any(|line| line.split_whitespace().next_back() == Some("erofs"));
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let how =
+        if version >= (6, 12) { "mounted from files" } else { "mounted over loop devices (from files since 6.12)" };
+    match (built_in, module.exists()) {
+        (true, _) => (true, format!("kernel {release} has erofs; {how}")),
+        (false, true) => (true, format!("kernel {release} has erofs as a module, not loaded yet; {how}")),
+        (false, false) => (false, format!("kernel {release} has no erofs")),
+    }
+}
+
 /// What stands behind `/dev/kvm`.
 fn kvm() -> Requirement {
     let (met, fact) = kvm_kind(Path::new("/dev/kvm"), Path::new("/sys/module"));
@@ -167,6 +196,17 @@ mod tests {
             let (met, fact) = kvm_kind(&device, dir.path());
             assert!(met && fact.contains(kind), "{fact}");
         }
+    }
+
+    #[test]
+    fn erofs_is_found_built_in_or_as_a_module() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = dir.path().join("none");
+        assert!(!erofs_of("nodev\tproc\n\text4\n", &none, "6.18.0-1").0);
+        let (met, fact) = erofs_of("nodev\tproc\n\terofs\n", &none, "6.18.0-1");
+        assert!(met && fact.contains("from files") && !fact.contains("loop"), "{fact}");
+        let (met, fact) = erofs_of("", dir.path(), "6.1.0");
+        assert!(met && fact.contains("module") && fact.contains("loop"), "{fact}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod snapshots;
 mod tests;
 mod users;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -101,8 +101,9 @@ struct Shared {
     /// What this daemon knows of those it made, beyond the engine's records.
     made: Mutex<HashMap<SandboxId, Made>>,
     created: AtomicU64,
-    /// A sandbox ended, or may have.
-    ended: Notify,
+    /// Ended ones that are just being remembered, and that one of them is.
+    burying: Mutex<HashSet<SandboxId>>,
+    buried: Notify,
     tasks: TaskTracker,
     closed: CancellationToken,
 }
@@ -142,7 +143,8 @@ impl Sandboxes {
             coming: Mutex::default(),
             made: Mutex::default(),
             created: AtomicU64::new(0),
-            ended: Notify::new(),
+            burying: Mutex::default(),
+            buried: Notify::new(),
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
         });

@@ -229,12 +229,23 @@ pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpe
     Some(ClaimSpec {
         namespace: spec.namespace.clone(),
         labels: spec.labels.clone(),
-        resources: spec.resources.clone(),
+        resources: changed(&spec.resources, &member.resources),
         timeout: spec.timeout,
         idle_timeout: spec.idle_timeout,
         on_timeout: spec.on_timeout,
         process: spec.process.clone(),
     })
+}
+
+/// Limits that are not what the member has: only those are set.
+fn changed(wanted: &spec::Resources, has: &spec::Resources) -> spec::Resources {
+    spec::Resources {
+        memory_bytes: wanted.memory_bytes.filter(|_| wanted.memory_bytes != has.memory_bytes),
+        cpu_weight: wanted.cpu_weight.filter(|_| wanted.cpu_weight != has.cpu_weight),
+        cpu_quota_millis: wanted.cpu_quota_millis.filter(|_| wanted.cpu_quota_millis != has.cpu_quota_millis),
+        pids_max: wanted.pids_max.filter(|_| wanted.pids_max != has.pids_max),
+        ..spec::Resources::default()
+    }
 }
 
 /// A member of the pool of this template.

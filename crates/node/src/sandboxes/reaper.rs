@@ -1,9 +1,9 @@
 //! Takes ended sandboxes from the engine into the history, whoever ended them: a user, a time limit, their own program.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use moat_model::lifecycle::{PhaseName, SandboxView};
+use moat_model::lifecycle::SandboxView;
 use moat_model::{ErrorKind, SandboxId};
 
 use crate::clock;
@@ -11,30 +11,43 @@ use crate::error::{Error, Result};
 
 use super::{Sandboxes, lock, no_such, reply};
 
-/// How often it looks although nobody told it to.
+/// How often it looks although nobody told it to, and how often what is too old is forgotten.
 const ROUND: Duration = Duration::from_secs(5);
+/// Many that end at once are looked for once.
+const TOGETHER: Duration = Duration::from_millis(20);
+
+/// The right to bury one sandbox; given back when dropped.
+struct Turn<'a> {
+    sandboxes: &'a Sandboxes,
+    id: &'a SandboxId,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(&self.sandboxes.shared.burying).remove(self.id);
+        self.sandboxes.shared.buried.notify_waiters();
+    }
+}
 
 impl Sandboxes {
-    /// Says that a sandbox has ended, or may have.
-    pub fn notice(&self) {
-        self.shared.ended.notify_one();
-    }
-
     /// Looks for ended sandboxes, for ever.
     pub(super) async fn reap(self) {
         let closed = self.shared.closed.clone();
         let news = self.shared.base.outlet.ends();
+        let mut swept: Option<Instant> = None;
         loop {
             for view in self.views().into_iter().filter(|view| view.phase.is_terminal()) {
                 if let Err(error) = self.bury(&view).await {
                     tracing::warn!(sandbox = %view.id, error = %error.chain(), "ended, and not yet forgotten");
                 }
             }
-            self.sweep().await;
+            if swept.is_none_or(|at| at.elapsed() >= ROUND) {
+                self.sweep().await;
+                swept = Some(Instant::now());
+            }
             let sleep = async {
                 tokio::select! {
-                    () = self.shared.ended.notified() => {}
-                    () = news.notified() => {}
+                    () = news.notified() => tokio::time::sleep(TOGETHER).await,
                     () = tokio::time::sleep(ROUND) => {}
                 }
             };
@@ -70,9 +83,11 @@ impl Sandboxes {
         futures::future::join_all(ends).await;
     }
 
-    /// Remembers one that ended, and forgets its record. May be done twice, and by two at once.
+    /// Remembers one that ended, and forgets its record. May be done twice; two at once take turns, because what is
+    /// remembered is read from the record that the other would remove.
     async fn bury(&self, view: &SandboxView) -> Result<()> {
         let engine = &self.shared.base.engine;
+        let _turn = self.turn(&view.id).await;
         match engine.explain(&view.id).await {
             Ok(steps) => self.remember(view, reply::steps(&steps)).await?,
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
@@ -89,8 +104,19 @@ impl Sandboxes {
         Ok(())
     }
 
+    async fn turn<'a>(&'a self, id: &'a SandboxId) -> Turn<'a> {
+        loop {
+            let mut over = std::pin::pin!(self.shared.buried.notified());
+            // Listening before looking: the end of the other's turn is not missed in between.
+            over.as_mut().enable();
+            if lock(&self.shared.burying).insert(id.clone()) {
+                return Turn { sandboxes: self, id };
+            }
+            over.await;
+        }
+    }
+
     async fn remember(&self, view: &SandboxView, steps: Vec<moat_api::rest::sandbox::ExplainedStep>) -> Result<()> {
-        debug_assert!(view.phase.is_terminal() || view.phase == PhaseName::Stopping);
         let sandbox = self.shown(view).map_err(|_| no_such(&view.id))?;
         let (shared, id) = (Arc::clone(&self.shared), view.id.clone());
         let at = view.ended_at.unwrap_or_else(clock::now);

@@ -254,9 +254,9 @@ fn digest(layer: &RootLayer) -> Option<Digest> {
     format!("sha256:{}", layer.digest).parse().ok()
 }
 
-/// Pins of what the store knows by these digests. Layers it does not list are held by [`Snapshots::add_needs`].
+/// Keeps these layers from being collected.
 fn pins(store: &ImageStore, layers: &[RootLayer]) -> Vec<Pin> {
-    layers.iter().filter_map(|layer| store.get(&digest(layer)?)).map(|(_, pin)| pin).collect()
+    layers.iter().filter_map(digest).map(|digest| store.pin(digest)).collect()
 }
 
 fn read(path: &Path) -> Result<SnapshotRecord> {

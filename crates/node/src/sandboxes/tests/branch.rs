@@ -68,7 +68,7 @@ async fn names_are_unique_in_a_namespace_and_free_again() {
 #[tokio::test]
 async fn e17_a_snapshot_that_failed_has_no_name_and_leaves_nothing() {
     let bed = Bed::new().await;
-    bed.world.configure(|fake| fake.capture_error = Some("No space left on device (os error 28)".to_owned()));
+    bed.world.configure(|fake| fake.freeze_error = Some("No space left on device (os error 28)".to_owned()));
     let sandbox = bed.app().await;
     let refused = |error: &Error| {
         assert_eq!(bed.sandboxes.snapshots(&own()).unwrap().snapshots, [], "{}", error.chain());
@@ -79,7 +79,7 @@ async fn e17_a_snapshot_that_failed_has_no_name_and_leaves_nothing() {
     assert_eq!(bed.sandboxes.create(&own(), from("first")).await.unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(bed.state(&sandbox), "running");
     // The layer is there, and its record cannot be written.
-    bed.world.configure(|fake| fake.capture_error = None);
+    bed.world.configure(|fake| fake.freeze_error = None);
     let sandbox = bed.app().await;
     let records = bed.dir.path().join("snapshots");
     std::fs::remove_dir(&records).unwrap();

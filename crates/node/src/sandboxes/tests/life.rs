@@ -257,7 +257,6 @@ async fn what_is_remembered_is_bounded() {
         ids.push(id);
     }
     let files = || std::fs::read_dir(bed.dir.path().join("history")).unwrap().count();
-    bed.sandboxes.notice();
     wait_until(SOON, "three are left", async || (files() == 3).then_some(())).await.unwrap();
     assert_eq!(bed.sandboxes.get(&own(), &ids[0]).unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(bed.sandboxes.explain(&own(), &ids[0]).await.unwrap_err().kind, ErrorKind::NotFound);

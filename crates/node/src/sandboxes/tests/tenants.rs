@@ -32,7 +32,6 @@ async fn another_tenants_id_is_not_found_everywhere() {
         not_found("usage", sandboxes.usage(&other, id).await);
         not_found("guest", sandboxes.guest(&other, id).await);
         not_found("logs", sandboxes.logs(&other, id, LogPlace::default()).await);
-        not_found("default user", sandboxes.default_user(&other, id));
     }
     for text in [snapshot.id.as_str(), "s"] {
         not_found("delete snapshot", sandboxes.delete_snapshot(&other, text).await);
