@@ -16,6 +16,9 @@ const ROUND: Duration = Duration::from_secs(5);
 /// Many that end at once are looked for once.
 const TOGETHER: Duration = Duration::from_millis(20);
 
+/// How often it is looked whether somebody else's removal is through: a second in all.
+const GONE_LOOKS: u32 = 50;
+
 /// The right to bury one sandbox; given back when dropped.
 struct Turn<'a> {
     sandboxes: &'a Sandboxes,
@@ -90,18 +93,28 @@ impl Sandboxes {
         let _turn = self.turn(&view.id).await;
         match engine.explain(&view.id).await {
             Ok(steps) => self.remember(view, reply::steps(&steps)).await?,
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-            // Whoever was faster has remembered it; the delete below tells whether there was one.
-            Err(error) if error.kind == ErrorKind::Unavailable => {}
-            Err(error) => return Err(error),
+            // A create that failed is cleared away by the engine itself, and was never anybody's.
+            Err(error) => tracing::debug!(sandbox = %view.id, error = %error.chain(), "nothing to remember"),
         }
         self.unbind(&view.id).await;
-        match engine.delete(&view.id).await {
-            Err(error) if error.kind != ErrorKind::NotFound => return Err(error),
-            _ => {}
+        if let Err(error) = engine.delete(&view.id).await
+            && !self.is_gone(&view.id).await
+        {
+            return Err(error);
         }
         lock(&self.shared.made).remove(&view.id);
         Ok(())
+    }
+
+    /// Whether the engine has forgotten it, or does at any moment.
+    async fn is_gone(&self, id: &SandboxId) -> bool {
+        for _ in 0..GONE_LOOKS {
+            if self.shared.base.engine.get(id).is_none() {
+                return true;
+            }
+            tokio::time::sleep(TOGETHER).await;
+        }
+        false
     }
 
     async fn turn<'a>(&'a self, id: &'a SandboxId) -> Turn<'a> {

@@ -189,7 +189,7 @@ impl Templates {
     /// Takes a warm-up; it goes on in the background. One under way for the same name and image is joined, for another
     /// image is a conflict.
     pub async fn warm_up(&self, request: Warmup) -> Result<WarmupStatus> {
-        warmup::check(&request)?;
+        warmup::check(&request, self.shared.store.find(&request.image).is_some())?;
         let name = request.name.clone();
         if let Some(written) = self.begin(request)? {
             written.await.unwrap_or_else(|_| {

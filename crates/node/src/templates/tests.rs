@@ -68,7 +68,7 @@ pub(crate) fn store(dir: &Path) -> ImageStore {
 
 /// Brings an image made here into the store.
 pub(crate) async fn import(templates: &Templates, dir: &Path, name: &str, content: &str) -> Image {
-    let path = dir.join(format!("layout-{content}"));
+    let path = dir.join("layout");
     layout(&path, name, content);
     let source = Source::OciLayout { path, name: None };
     let (progress, _) = watch::channel(Progress::default());
@@ -215,7 +215,8 @@ async fn a_template_has_the_images_defaults_under_its_own_and_survives_a_restart
 async fn the_same_image_is_no_new_version_and_a_moved_one_is() {
     let bed = Bed::new().await;
     bed.import("localhost/app:1", "one").await;
-    let name = "localhost/app:1";
+    // What an import is called: the registry is not asked for it.
+    let name = &format!("oci:{}/layout:localhost/app:1", bed.dir.path().display());
     assert_eq!(bed.warm(request("app", name)).await.version, 1);
     assert_eq!(bed.warm(request("app", name)).await.version, 1);
     bed.import("localhost/app:1", "two").await;

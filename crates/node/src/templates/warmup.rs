@@ -16,13 +16,14 @@ use super::record::{Task, TemplateRecord};
 use super::resolve::reference;
 use super::{BUILT_IN, Entry, TEMPLATES_MAX, Templates, names, shown};
 
-/// Refuses what can never work.
-pub(super) fn check(request: &Warmup) -> Result<()> {
+/// Refuses what can never work. `known`: the store has an image of this name.
+pub(super) fn check(request: &Warmup, known: bool) -> Result<()> {
     names::check(&request.name).map_err(|why| Error::invalid("name", why))?;
     if BUILT_IN.contains(&request.name.as_str()) {
         return Err(Error::invalid("name", format!("{} is always there; choose another", request.name)));
     }
-    if !request.image.starts_with("sha256:") {
+    // An imported image has a name that no registry would take.
+    if !known && !request.image.starts_with("sha256:") {
         let _: moat_image::ImageRef = request.image.parse().map_err(|e| Error::invalid("image", e))?;
     }
     platform(request.platform.as_deref())?;
