@@ -38,7 +38,7 @@ pub(super) fn platform(text: Option<&str>) -> Result<Option<Platform>> {
     let Some(text) = text else { return Ok(None) };
     let parts: Vec<&str> = text.split('/').collect();
     let plain = |p: &&str| !p.is_empty() && p.len() <= 32 && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if !parts.iter().all(|p| plain(&p)) {
+    if !parts.iter().all(plain) {
         return Err(Error::invalid("platform", format!("{text:?} is not os/arch or os/arch/variant")));
     }
     let platform = |os: &str, architecture: &str, variant: Option<&str>| Platform {

@@ -101,7 +101,7 @@ impl Service {
     pub(super) async fn start(&self, slot: Slot, admitted: Admitted) -> Result<std::sync::Arc<Snapshot>, WireError> {
         // What can be refused without the program is refused before it is fetched.
         let mut spec = sandbox_spec(&self.config, &admitted)?;
-        self.workloads.engine().validate(&spec).map_err(|e| wire(&Error::from(e)))?;
+        self.workloads.engine().validate(&spec).map_err(|e| wire(&e))?;
         let artifact = self.fetch(&admitted, spec.isolation).await?;
         let slot = slot.with_bytes(artifact.size()).map_err(|e| wire(&e))?;
         let id = WorkloadId::parse(&xid::new().to_string())

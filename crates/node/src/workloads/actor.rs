@@ -137,7 +137,7 @@ impl Actor {
                         let driver = view.driver.clone();
                         metrics::histogram!("moat_sandbox_create_seconds", "driver" => driver).record(began.elapsed());
                     }
-                    return Some(created.map_err(Error::from));
+                    return Some(created);
                 }
                 Some(command) = self.commands.recv() => match command {
                     Command::Stop { accepted, .. } => {
