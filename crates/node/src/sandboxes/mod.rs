@@ -203,7 +203,7 @@ impl Sandboxes {
         self.shown(&view)
     }
 
-    /// Freezes it. One that is paused already is a conflict.
+    /// Freezes it. One that is paused already stays as it is.
     pub async fn pause(&self, namespace: &Namespace, id: &SandboxId) -> Result<Sandbox> {
         self.view(namespace, id)?;
         let view = self.shared.base.engine.pause(id).await?;

@@ -228,7 +228,7 @@ impl Lines {
                 let line: Vec<u8> = self.held.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let piece = tokio::time::timeout(SOON, self.pieces.next()).await.expect("a line in time")?;
+            let piece = tokio::time::timeout(SOON, self.pieces.next()).await.unwrap()?;
             self.held.extend_from_slice(&piece.ok()?);
         }
     }

@@ -30,7 +30,7 @@ async fn a_snapshot_is_used_by_id_and_by_name_and_survives_restart_and_template(
     bed.templates.remove("app").await.unwrap();
     bed.templates.collect(true).await.unwrap();
     let bed = bed.restart().await;
-    assert_eq!(bed.sandboxes.snapshots(&own()).unwrap().snapshots, [taken.clone()]);
+    assert_eq!(bed.sandboxes.snapshots(&own()).unwrap().snapshots, std::slice::from_ref(&taken));
     for text in [taken.id.as_str(), "first"] {
         let made = bed.create(from(text)).await;
         assert_eq!((made.template.as_deref(), layers(&bed, &made)), (Some("app"), 2));
