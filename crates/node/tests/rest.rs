@@ -1,5 +1,5 @@
 //! The REST API over a node on the fake driver: what is asked, by whom, and what comes back.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/rest.rs"]
 mod rest;

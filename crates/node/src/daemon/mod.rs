@@ -37,7 +37,7 @@ use crate::metrics::{self, MetricsServer, NodeNumbers};
 use crate::nats::{Connection, Intake, Once};
 use crate::outlet::{NodeOutlet, OutletConfig};
 use crate::publish::{Publisher, PublisherConfig};
-use crate::sandboxes::{Foundation, Sandboxes};
+use crate::sandboxes::{self, Foundation, Sandboxes};
 use crate::stream::{self, StreamConfig, StreamServer};
 use crate::templates::Templates;
 use crate::verbs::{self, Service, VERSION};
@@ -131,7 +131,7 @@ impl Node {
             outlet: outlet.clone(),
             templates: templates.clone(),
             config: config.sandboxes.clone(),
-            resources: config.resources.clone(),
+            resources: sandboxes::limits::with_room(&config.resources),
             sandboxes_max: config.sandboxes_max,
             isolation,
             process_allowed: config.unsafe_allowed(),

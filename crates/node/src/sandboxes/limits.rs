@@ -55,6 +55,15 @@ pub fn parse(table: &str, limits: &ResourceLimits) -> Result<Resources> {
     })
 }
 
+/// What a sandbox of the API has if neither it, its template nor the operator says otherwise. The writable layer lies in
+/// memory: with room for as much again, a full disk is told to the program that fills it, not settled by the kernel.
+pub fn with_room(operators: &Resources) -> Resources {
+    let mut resources = operators.clone();
+    resources.memory_bytes.get_or_insert(512 * MIB);
+    resources.disk_bytes.get_or_insert(256 * MIB);
+    resources
+}
+
 /// Thousandths of a core, of a number that was checked.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 10 and 1024000")]
 fn millis(vcpu: f64) -> u32 {

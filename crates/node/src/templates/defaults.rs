@@ -7,7 +7,8 @@ use moat_image::store::ImageConfig;
 pub(super) fn of_image(config: &ImageConfig) -> TemplateDefaults {
     TemplateDefaults {
         env: config.env.clone(),
-        user: config.user.clone(),
+        // As every container engine reads an image without one.
+        user: config.user.clone().or_else(|| Some("0".to_owned())),
         workdir: config.working_dir.clone(),
         entrypoint: config.entrypoint.clone(),
         cmd: config.cmd.clone(),

@@ -65,6 +65,7 @@ impl RestClient {
 
     /// Removes what nothing needs; with `all` also what only a reference holds.
     pub async fn collect_images(&self, all: bool) -> Result<Collected> {
-        self.post("remove unused images", &["images", "gc"], &serde_json::json!({ "all": all })).await
+        let request = self.request(Method::POST, &["images", "gc"], &[("all", Some(all.to_string()))]);
+        self.slow("remove unused images", request).await
     }
 }
