@@ -9,7 +9,8 @@ use crate::process;
 use crate::workspace::{cargo, target_dir, tools_dir};
 
 /// How hard some tests try: what is promised. A plain `cargo test` tries less, so that it stays quick.
-const FULL: [(&str, &str); 2] = [("MOAT_TEST_OUTAGE_SECONDS", "30"), ("MOAT_TEST_FLOOD_BYTES", "1000000000")];
+const FULL: [(&str, &str); 3] =
+    [("MOAT_TEST_OUTAGE_SECONDS", "30"), ("MOAT_TEST_FLOOD_BYTES", "1000000000"), ("MOAT_TEST_API_CALLS", "10000")];
 
 /// Installs, builds, runs; the outcome is that of `cargo test`.
 pub fn run(extra: &[String]) -> anyhow::Result<()> {

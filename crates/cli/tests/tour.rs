@@ -49,7 +49,7 @@ fn the_tour_runs_as_written() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let all = format!("{script}\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{all}\n{}", output.status, log(dir.path()));
-    for wanted in ["hello from outside", "ready on echo.service", "uid=65534"] {
+    for wanted in ["hello from outside", "ready on echo.service", "uid=65534", "Linux"] {
         assert!(said.contains(wanted), "no {wanted:?}\n{all}\n{}", log(dir.path()));
     }
 }
@@ -62,7 +62,7 @@ fn script<'a>(lines: impl Iterator<Item = &'a str>, port: u16) -> String {
         script.push_str(&match line.as_str() {
             "moat up &" => format!(
                 "moat up --nats-port {port} >up.log 2>&1 &\necho $! >up.pid\nfor try in $(seq 300); do\n  \
-                 moat node ls 2>/dev/null | grep -q . && break\n  kill -0 %1\n  sleep 0.2\ndone"
+                 moat node ls 2>/dev/null | grep -q ^N && break\n  kill -0 %1\n  sleep 0.2\ndone"
             ),
             "kill %1" => "kill %1\nwait %1".to_owned(),
             other => other.to_owned(),
