@@ -3,6 +3,8 @@
 //! `MOAT_KILL_ROUNDS` (3), `MOAT_KILL_WORKLOADS` (12) and `MOAT_CYCLES` (25) set how long it goes on.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/child.rs"]
+mod child;
 mod support;
 
 use std::collections::BTreeMap;
@@ -105,7 +107,7 @@ impl Host {
     async fn up(&mut self) -> Duration {
         let began = Instant::now();
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("daemon.log")).unwrap();
-        let child = Command::new(example())
+        let child = Command::new(child::example())
             .arg(&self.config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -219,23 +221,6 @@ impl Host {
 
 fn is_live(view: &Value) -> bool {
     !matches!(view["phase"].as_str(), Some("stopped" | "failed")) || view.get("restart_at").is_some()
-}
-
-/// The daemon of `examples/`, brought up to date: a test run that names this file alone does not build it.
-fn example() -> PathBuf {
-    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    let build = || {
-        if std::env::var_os("MOAT_PREBUILT").is_none() {
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let args = ["build", "--quiet", "--package", "moat-node", "--example", "daemon"];
-            let built = Command::new(cargo).current_dir(moat_testkit::workspace_root()).args(args).status().unwrap();
-            assert!(built.success(), "cargo build --example daemon: {built}");
-        }
-        let test = std::env::current_exe().unwrap();
-        let profile = test.ancestors().find(|p| p.ends_with("deps")).and_then(Path::parent).unwrap();
-        profile.join("examples/daemon")
-    };
-    BUILT.get_or_init(build).clone()
 }
 
 /// What a workload was asked to do, and whether its deploy was answered.
