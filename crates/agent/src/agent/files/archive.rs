@@ -129,16 +129,23 @@ pub fn read_header(block: &[u8; BLOCK_LEN]) -> Result<Member, &'static str> {
     if header.cksum().ok() != Some(sum) {
         return Err("not a tar archive (a header's checksum is wrong; is it compressed?)");
     }
-    let number = |field: std::io::Result<u64>| field.map_err(|_| "a number in a header cannot be read");
+    // What was never filled in is nought, as GNU tar and Go have it; `tar::Header` reads that as no number.
+    let filled = |at: std::ops::Range<usize>| block.get(at).is_some_and(|field| field.iter().any(|byte| *byte != 0));
+    let number = |at: std::ops::Range<usize>, field: std::io::Result<u64>| match field {
+        Ok(number) => Ok(number),
+        Err(_) if !filled(at) => Ok(0),
+        Err(_) => Err("a number in a header cannot be read"),
+    };
+    let mode = number(100..108, header.mode().map(u64::from))? & 0o7777;
     Ok(Member {
         kind: header.entry_type(),
         name: header.path_bytes().into_owned(),
         link: header.link_name_bytes().unwrap_or_default().into_owned(),
-        size: number(header.entry_size())?,
-        mode: header.mode().map_err(|_| "a number in a header cannot be read")? & 0o7777,
-        uid: number(header.uid())?,
-        gid: number(header.gid())?,
-        modified: i64::try_from(number(header.mtime())?).unwrap_or(i64::MAX),
+        size: number(124..136, header.entry_size())?,
+        mode: u32::try_from(mode).unwrap_or(0),
+        uid: number(108..116, header.uid())?,
+        gid: number(116..124, header.gid())?,
+        modified: i64::try_from(number(136..148, header.mtime())?).unwrap_or(i64::MAX),
     })
 }
 
@@ -273,6 +280,20 @@ mod tests {
             let _ = Extension::default().read(kind, &block);
             let _ = parts(&block);
         }
+    }
+
+    #[test]
+    fn a_number_that_was_never_filled_in_is_nought() {
+        let mut header = Header::new_gnu();
+        header.set_size(3);
+        header.set_mode(0o640);
+        header.set_path("file").unwrap();
+        header.set_cksum();
+        let member = read_header(header.as_bytes()).unwrap();
+        assert_eq!((member.size, member.mode, member.uid, member.gid, member.modified), (3, 0o640, 0, 0, 0));
+        header.as_old_mut().uid = *b"12x45670";
+        header.set_cksum();
+        assert!(read_header(header.as_bytes()).is_err());
     }
 
     #[test]
