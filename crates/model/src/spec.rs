@@ -242,7 +242,8 @@ pub struct Artifact {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessSpec {
-    /// Program. Resolved inside the root only: `/local/<c>`, `/<c>`, then for a bare name `/usr/local/bin`, `/usr/bin`, `/bin`.
+    /// Program. Resolved inside the root only: `/local/<c>`, `/<c>`, then for a bare name the directories of its `PATH`,
+    /// then `/usr/local/bin`, `/usr/bin`, `/bin`.
     pub command: String,
     /// Arguments after the program's own name. No shell.
     #[serde(default)]

@@ -63,7 +63,7 @@ impl Program {
     /// Looks everything up. The root is `/`: the agent has none but the sandbox's.
     pub fn prepare(config: &AgentConfig, confinement: Rc<Confinement>, spec: &ProcessSpec) -> Result<Self, Failure> {
         let root = Path::new("/");
-        let path = resolve(root, config.task_dir.as_deref(), &spec.command)?;
+        let path = resolve(root, config.task_dir.as_deref(), spec.env.get("PATH").map(String::as_str), &spec.command)?;
         let asked = spec.user.as_deref().unwrap_or(&config.default_user);
         let user = Database::read(root).find(asked)?;
         let cwd = match (&spec.cwd, &config.task_dir) {

@@ -38,7 +38,12 @@ impl Sandboxes {
         let idle_timeout = span("idle_timeout_sec", request.idle_timeout_sec)?;
         let made_of = self.made_of(namespace, request).await?;
         let of_template = limits::parse("template.resources", &made_of.resources)?;
-        let resources = given.over(&of_template).over(&self.shared.base.resources);
+        let mut resources = given.over(&of_template).over(&self.shared.base.resources);
+        if given.disk_bytes.or(of_template.disk_bytes).is_none() {
+            // It lies in memory: one that fills it is to be told that it is full, before the kernel kills something.
+            let room = resources.memory_bytes.map(|memory| memory / 2);
+            resources.disk_bytes = resources.disk_bytes.map(|disk| room.map_or(disk, |room| disk.min(room)));
+        }
         let main = main_process(request, &made_of.defaults)?;
         let spec = SandboxSpec {
             labels: request.metadata.clone(),
