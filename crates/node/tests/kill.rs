@@ -48,8 +48,10 @@ impl Drop for Host {
         // The parent cgroup was made for this test alone.
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
             let _ = std::fs::remove_dir(hierarchy.path().join(&self.cgroup));
+            let _ = std::fs::remove_dir(hierarchy.path().join(format!("{}.slice", self.cgroup)));
         }
         let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.cgroup));
+        let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(format!("{}.slice", self.cgroup)));
     }
 }
 

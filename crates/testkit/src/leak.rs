@@ -102,7 +102,8 @@ impl LeakAudit {
         for hierarchy in hierarchies() {
             for entry in fs::read_dir(&hierarchy).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let wanted = self.cgroup_parent.as_ref().map_or(name.starts_with(OURS), |parent| *parent == name);
+                let wanted =
+                    self.cgroup_parent.as_ref().map_or(name.starts_with(OURS), |parent| is_parent(parent, &name));
                 if wanted && entry.path().is_dir() {
                     walk(&entry.path(), &mut |path, is_dir| {
                         if is_dir {
@@ -132,6 +133,11 @@ impl LeakAudit {
     }
 }
 
+/// In version 2 the parent has systemd's ending.
+fn is_parent(parent: &str, name: &str) -> bool {
+    name.strip_suffix(".slice").unwrap_or(name) == parent
+}
+
 fn paths<'a>(found: impl Iterator<Item = &'a PathBuf>) -> Vec<String> {
     found.map(|path| path.display().to_string()).collect()
 }
@@ -147,7 +153,7 @@ fn is_ours(proc: &Path, parent: Option<&str>) -> bool {
     let cgroups = fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
     let in_cgroup = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| {
         let first = path.split('/').find(|part| !part.is_empty()).unwrap_or_default();
-        parent.map_or(first.starts_with(OURS), |parent| first == parent)
+        parent.map_or(first.starts_with(OURS), |parent| is_parent(parent, first))
     });
     let is_agent = || fs::read_link(proc.join("exe")).is_ok_and(|exe| exe.to_string_lossy().contains("moat-agent"));
     in_cgroup || parent.is_none() && is_agent()

@@ -179,8 +179,10 @@ impl Drop for Host {
         // The parent cgroup was made for this test alone.
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
             let _ = fs::remove_dir(hierarchy.path().join(&self.cgroup));
+            let _ = fs::remove_dir(hierarchy.path().join(format!("{}.slice", self.cgroup)));
         }
         let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.cgroup));
+        let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(format!("{}.slice", self.cgroup)));
     }
 }
 
