@@ -49,7 +49,7 @@ impl Node {
         let dir = tempfile::Builder::new().prefix("moat-bench-node-").tempdir_in("/run")?;
         let api = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = format!(
-            "run_dir = {:?}\ndata_dir = {:?}\n[api]\nlisten_addr = \"{api}\"\n[nats]\nservers = [{:?}]\n{more}",
+            "run_dir = {:?}\ndata_dir = {:?}\nstop_workloads = true\n[api]\nlisten_addr = \"{api}\"\n[nats]\nservers = [{:?}]\n{more}",
             dir.path().join("run"),
             dir.path().join("data"),
             nats.url()
@@ -149,7 +149,16 @@ impl Node {
             let name = WorkloadName::parse(&workload.name)?;
             self.client.stop(&self.id, &workload.id, &name, &self.issuer).await?;
         }
-        self.kill_daemon();
+        self.stop_daemon()
+    }
+
+    /// In good order, so that members of its pools end with it.
+    fn stop_daemon(&mut self) -> anyhow::Result<()> {
+        let Some(daemon) = &mut self.daemon else { return Ok(()) };
+        let asked =
+            Command::new("kill").args(["-TERM", &daemon.id().to_string()]).status().context("stop the daemon")?;
+        anyhow::ensure!(asked.success() && daemon.wait()?.success(), "the daemon did not end in good order");
+        self.daemon = None;
         Ok(())
     }
 }
