@@ -72,15 +72,15 @@ pub fn ignore_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-/// Blocks SIGCHLD and returns a descriptor that becomes readable when one is pending.
-pub fn child_signal_fd() -> io::Result<OwnedFd> {
+/// Blocks a signal and returns a descriptor that becomes readable when one is pending.
+pub fn signal_fd(signal: i32) -> io::Result<OwnedFd> {
     // SAFETY: the set is initialised by sigemptyset before it is used and lives for the calls; signalfd returns a
     // descriptor nobody else owns.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        libc::sigaddset(&raw mut set, signal);
+        libc::signal(signal, libc::SIG_DFL);
         if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
             return Err(io::Error::last_os_error());
         }

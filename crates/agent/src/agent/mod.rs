@@ -21,6 +21,7 @@ mod resolve;
 mod session;
 mod spawned;
 mod supervisor;
+mod termination;
 pub mod user;
 
 use std::cell::RefCell;
@@ -34,7 +35,6 @@ use std::time::Duration;
 use moat_agent::launch::AgentConfig;
 use moat_agent::protocol::mux::{FORWARDS_MAX, OpenReply};
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
@@ -44,6 +44,7 @@ use self::failure::Failure;
 use self::main_process::{Main, Scratch};
 use self::program::Confinement;
 use self::spawned::Registry;
+use self::termination::Termination;
 
 /// One read from a pipe: what a pipe holds by default.
 const SCRATCH_LEN: usize = 64 << 10;
@@ -122,15 +123,15 @@ fn serve(config: AgentConfig, listener: OwnedFd) -> Result<(), Failure> {
 
 async fn work(agent: Rc<Agent>, listener: StdUnixListener, forwards: Vec<StdTcpListener>) -> Result<(), Failure> {
     let listener = UnixListener::from_std(listener).map_err(|e| Failure::internal("listening socket", &e))?;
-    // Whoever administers the host ends a sandbox as they end any service.
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::internal("termination signal", &e))?;
+    let termination =
+        Termination::listen(agent.own_namespace).map_err(|e| Failure::internal("termination signal", &e))?;
     for forward in forwards {
         spawn_local(forward::serve(agent.clone(), forward));
     }
     let mut session = None;
     let reaping = agent.children.run();
     let terminated = async {
-        terminate.recv().await;
+        termination.asked().await;
         agent.children.kill_all(agent.own_namespace).await;
     };
     tokio::select! {

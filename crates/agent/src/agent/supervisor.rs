@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use super::child::{REPORT_LEN, Stdio, become_program, read_report};
 use super::procfs;
 use super::program::{Program, Step};
-use crate::sys::{ExitGuard, Fork, Target, child_signal_fd, close_all_but, exit_now, fork, kill};
+use crate::sys::{ExitGuard, Fork, Target, signal_fd, close_all_but, exit_now, fork, kill};
 
 /// Leave everything that still runs alone and end.
 pub const RELEASE: u8 = 0;
@@ -101,7 +101,7 @@ fn begin<'a>(control: BorrowedFd<'a>, program: &Program, stdio: Stdio<'_>) -> Re
     let keep = [control.as_raw_fd(), a, b, c];
     close_all_but(&keep).map_err(|e| (Step::Prepare, e.raw_os_error().unwrap_or(libc::EIO)))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(prepare)?;
-    let child_signals = child_signal_fd().map_err(|e| (Step::Prepare, e.raw_os_error().unwrap_or(libc::EIO)))?;
+    let child_signals = signal_fd(libc::SIGCHLD).map_err(|e| (Step::Prepare, e.raw_os_error().unwrap_or(libc::EIO)))?;
     let (reported, reporter) = pipe_with(PipeFlags::CLOEXEC).map_err(prepare)?;
     let lead = match fork() {
         Ok(Fork::Child) => become_program(program, stdio, reporter.as_fd()),

@@ -5,6 +5,7 @@ use moat_engine::Guest;
 use moat_engine::guest::agent::AgentGuest;
 use moat_model::Exit;
 use moat_model::spec::{ExecSpec, PtySize};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Said, Sandbox, alive, exec_sh, listen, marker, running, sh, until, until_alone};
 
@@ -95,12 +96,18 @@ async fn n37_the_agent_cannot_be_reached_from_inside() {
             assert_ne!(said.exit, Some(Exit::code(0)), "{user}: {attempt}");
         }
     }
-    // With CAP_KILL they may signal it, and the kernel drops what the first process has no handler for.
+    // With CAP_KILL they may signal it: the kernel drops what the first process has no handler for, and SIGTERM counts
+    // only if it comes from the host.
     for user in ["nobody", "0"] {
-        run_as(&guest, user, "kill -9 1; kill -STOP 1; kill -TERM 1; kill -INT 1; kill -PIPE 1; kill -CHLD 1").await;
-        guest.hello().await.unwrap();
+        let said = run_as(&guest, user, "for s in 9 STOP TERM INT HUP QUIT PIPE CHLD; do kill -$s 1; done; echo on").await;
+        assert_eq!(said.stdout, "on\n", "{user}: {said:?}");
+        // Whoever accepts a new connection has not begun to end.
+        let again = sandbox.connect().await;
+        assert_eq!(run_as(&again, user, "echo still here").await.stdout, "still here\n");
         assert!(alive(sandbox.pid));
     }
+    kill_process(Pid::from_raw(sandbox.pid.cast_signed()).unwrap(), Signal::TERM).unwrap();
+    until("the host's SIGTERM ends it", || !alive(sandbox.pid)).await;
     let sandbox = Sandbox::launch_jailed(|agent| agent.capabilities = Some(0));
     let guest = sandbox.connect().await;
     let said = run_as(&guest, "nobody", "kill -9 1").await;
