@@ -6,6 +6,7 @@
 //!
 //! What it cannot give it refuses by name: a root, an isolated network, capabilities, a size for its files.
 
+mod builds;
 mod config;
 mod record;
 mod task_dir;
@@ -27,6 +28,7 @@ use crate::linux::cgroup::{Controller, Hierarchy, Limits};
 use crate::linux::endpoint::UnixEndpoint;
 use crate::linux::launch;
 
+use builds::Builds;
 pub use config::ProcessConfig;
 use record::ProcessRecord;
 use user::Owner;
@@ -42,13 +44,14 @@ pub struct ProcessDriver {
     config: ProcessConfig,
     binary: AgentBinary,
     cgroups: Hierarchy,
+    builds: Builds,
 }
 
 impl ProcessDriver {
     /// A driver on this host. Fails where there are no cgroups: without them nothing could be ended for certain.
     pub fn new(config: ProcessConfig, binary: AgentBinary) -> Result<Self> {
         let cgroups = Hierarchy::detect(&config.cgroup_parent)?;
-        Ok(Self { config, binary, cgroups })
+        Ok(Self { config, binary, cgroups, builds: Builds::default() })
     }
 
     fn limits(&self, spec: &SandboxSpec) -> Limits {
@@ -163,8 +166,13 @@ impl Driver for ProcessDriver {
         let owner = owner(place, spec)?;
         make_private(&place.run_dir)?;
         let (data_dir, artifact, log_dir) = (place.data_dir.clone(), spec.artifact.clone(), spec.log_dir.clone());
+        let build = self.builds.begin(&data_dir);
         // An artifact on another file system is copied, which can take seconds.
-        tokio::task::spawn_blocking(move || task_dir::build(&data_dir, owner, artifact.as_ref(), log_dir.as_deref()))
+        let making = tokio::task::spawn_blocking(move || {
+            let _build = build;
+            task_dir::build(&data_dir, owner, artifact.as_ref(), log_dir.as_deref())
+        });
+        making
             .await
             .map_err(|e| Error::caused_by(ErrorKind::Internal, "task directory", e))??;
         self.cgroups.create(place.id.as_str(), &self.limits(spec))?;
@@ -190,12 +198,15 @@ impl Driver for ProcessDriver {
 
     async fn release(&self, resource: &Resource) -> Result<()> {
         match resource {
-            Resource::Directory { path } => match tokio::fs::remove_dir_all(path).await {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::caused_by(ErrorKind::Internal, format!("remove {}", path.display()), e))
+            Resource::Directory { path } => {
+                self.builds.ended(path).await;
+                match tokio::fs::remove_dir_all(path).await {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        Err(Error::caused_by(ErrorKind::Internal, format!("remove {}", path.display()), e))
+                    }
+                    _ => Ok(()),
                 }
-                _ => Ok(()),
-            },
+            }
             Resource::Cgroup { name } => Ok(self.cgroups.remove(name).await?),
             Resource::UidRange { base, .. } => {
                 Err(Error::new(ErrorKind::Internal, format!("uid range {base} is the engine's to release")))
