@@ -16,7 +16,8 @@ use moat_drivers::linux::cgroup::{Controller, Hierarchy};
 use moat_drivers::process::{ProcessConfig, ProcessDriver};
 use moat_engine::conformance::{HostProfile, run, update_document};
 use moat_engine::driver::{Driver, Recovered};
-use moat_model::spec::{Network, Resources, RootSpec, Signal};
+use moat_model::network::{NetworkMode, NetworkSpec};
+use moat_model::spec::{Resources, RootSpec, Signal};
 use moat_model::{ErrorKind, Isolation, ProcessSpec, SandboxSpec};
 use moat_testkit::wait_until;
 
@@ -48,7 +49,7 @@ impl Raw {
 fn raw(words: &[&str]) -> SandboxSpec {
     SandboxSpec {
         isolation: Isolation::Process,
-        network: Network::Host,
+        network: NetworkSpec::new(NetworkMode::Host),
         artifact: Some(probe_artifact()),
         ..spec_with_main(RootSpec::Host, words)
     }
@@ -317,7 +318,7 @@ async fn conformance() {
     let refused = [
         ("isolation", SandboxSpec { isolation: Isolation::Container, ..idle() }),
         ("root", SandboxSpec { root: RootSpec::Scratch, ..idle() }),
-        ("network", SandboxSpec { network: Network::Isolated, ..idle() }),
+        ("network", SandboxSpec { network: NetworkSpec::new(NetworkMode::Isolated), ..idle() }),
         (
             "resources.disk_bytes",
             SandboxSpec { resources: Resources { disk_bytes: Some(1 << 20), ..Resources::default() }, ..idle() },

@@ -40,6 +40,7 @@ use moat_model::{Isolation, Resource, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::fabric::NetworkPlace;
 use crate::guest::Guest;
 
 /// One way of isolating. See the module for the contract.
@@ -181,6 +182,10 @@ pub struct Place {
     pub data_dir: PathBuf,
     /// First host user id of its range of 65,536. Zero: none was asked for.
     pub uid_base: u32,
+    /// Its place in the node's network, if it has one; made before `create` is called. Without one, and unless it is to
+    /// have the host's, it gets a network namespace of its own that holds a loopback and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkPlace>,
 }
 
 /// What `create` made: opaque to the engine, enough for the driver to find the thing again.

@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod driver;
 mod effects;
 pub mod error;
+pub mod fabric;
 pub mod fake;
 pub mod guest;
 mod lane;
@@ -32,6 +33,7 @@ mod tests;
 
 pub use driver::{Driver, Record};
 pub use error::{Error, Result};
+pub use fabric::Fabric;
 pub use guest::Guest;
 pub use outlet::Outlet;
 pub use pool::Pool;

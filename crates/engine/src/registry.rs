@@ -1,4 +1,4 @@
-//! The drivers of this node, and the choice among them.
+//! What sandboxes of this node are made with: its drivers, the choice among them, and what connects sandboxes.
 
 use std::sync::Arc;
 
@@ -6,17 +6,36 @@ use moat_model::{ErrorKind, Isolation, SandboxSpec};
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
+use crate::fabric::{Fabric, NoFabric};
 
-/// The drivers that are offered here.
-#[derive(Debug, Clone, Default)]
+/// The drivers that are offered here, and the fabric.
+#[derive(Debug, Clone)]
 pub struct Registry {
     drivers: Vec<Arc<dyn Driver>>,
+    fabric: Arc<dyn Fabric>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 impl Registry {
     /// A registry of these drivers; among equals the first wins.
     pub fn new(drivers: Vec<Arc<dyn Driver>>) -> Self {
-        Self { drivers }
+        Self { drivers, fabric: Arc::new(NoFabric) }
+    }
+
+    /// The same with something that connects sandboxes; without, they have their loopback only.
+    #[must_use]
+    pub fn with_fabric(self, fabric: Arc<dyn Fabric>) -> Self {
+        Self { fabric, ..self }
+    }
+
+    /// What connects sandboxes.
+    pub fn fabric(&self) -> &Arc<dyn Fabric> {
+        &self.fabric
     }
 
     /// Chooses the weakest driver that gives at least the isolation asked for.

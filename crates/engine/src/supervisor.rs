@@ -89,6 +89,7 @@ impl EngineConfig {
             run_dir: self.run_dir.join("sandboxes").join(id.as_str()),
             data_dir: self.data_dir.join("alloc").join(id.as_str()),
             uid_base,
+            network: None,
         }
     }
 }

@@ -45,6 +45,7 @@ pub fn record(n: u8) -> SandboxRecord {
         run_dir: format!("/run/moat/sandboxes/{}", id(n)).into(),
         data_dir: format!("/var/lib/moat/alloc/{}", id(n)).into(),
         uid_base: 0,
+        network: None,
     };
     SandboxRecord { version: RECORD_VERSION, state, place, driver_record: None }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::NetworkLease;
+
 /// Something on the host that exists because of one sandbox and must go with it.
 ///
 /// A resource carries everything needed to remove it, so that release needs no other state. A driver names all of them
@@ -28,6 +30,9 @@ pub enum Resource {
         /// How many.
         count: u32,
     },
+    /// A place in the node's network: a network namespace, its link to the host, an address, and whatever rules name them.
+    /// The engine takes it before the driver is asked, and has the network release it after everything else.
+    Network(NetworkLease),
 }
 
 /// How far a resource has come.

@@ -14,6 +14,7 @@ pub mod id;
 pub mod isolation;
 pub mod lease;
 pub mod lifecycle;
+pub mod network;
 pub mod seal;
 pub mod spec;
 pub mod time;

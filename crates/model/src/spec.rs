@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::NetworkSpec;
 use crate::{Isolation, Namespace};
 
 /// A sandbox as asked for.
@@ -41,7 +42,7 @@ pub struct SandboxSpec {
     pub security: Security,
     /// Network.
     #[serde(default)]
-    pub network: Network,
+    pub network: NetworkSpec,
     /// Ports on the sandbox's own loopback that lead, through the agent, to one address each: reachability without a network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
@@ -76,7 +77,7 @@ impl SandboxSpec {
             stop: StopSpec::default(),
             resources: Resources::default(),
             security: Security::default(),
-            network: Network::default(),
+            network: NetworkSpec::default(),
             forwards: Vec::new(),
             timeout: None,
             idle_timeout: None,
@@ -188,6 +189,10 @@ pub struct ClaimSpec {
     pub labels: BTreeMap<String, String>,
     /// Limits; what is absent stays as the pool made it.
     pub resources: Resources,
+    /// Its network from now on; absent: it stays as the pool made it. What has no network cannot get one here, and what has
+    /// one keeps its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSpec>,
     /// Absolute life span, counted from the claim.
     pub timeout: Option<Duration>,
     /// Longest span without use.
@@ -434,17 +439,6 @@ pub struct Security {
     /// Lets set-user-id programs raise privileges inside the sandbox. Off: no_new_privs is set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_new_privs: bool,
-}
-
-/// The network a sandbox gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// Loopback only.
-    #[default]
-    Isolated,
-    /// The host's own network: only the `process` driver can give it.
-    Host,
 }
 
 /// A port on the sandbox's loopback that leads to one address of the operator's choosing, and to nothing else.

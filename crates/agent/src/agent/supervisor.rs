@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use super::child::{REPORT_LEN, Stdio, become_program, read_report};
 use super::procfs;
 use super::program::{Program, Step};
-use crate::sys::{ExitGuard, Fork, Target, signal_fd, close_all_but, exit_now, fork, kill};
+use crate::sys::{ExitGuard, Fork, Target, close_all_but, exit_now, fork, kill, signal_fd};
 
 /// Leave everything that still runs alone and end.
 pub const RELEASE: u8 = 0;

@@ -99,7 +99,8 @@ async fn n37_the_agent_cannot_be_reached_from_inside() {
     // With CAP_KILL they may signal it: the kernel drops what the first process has no handler for, and SIGTERM counts
     // only if it comes from the host.
     for user in ["nobody", "0"] {
-        let said = run_as(&guest, user, "for s in 9 STOP TERM INT HUP QUIT PIPE CHLD; do kill -$s 1; done; echo on").await;
+        let said =
+            run_as(&guest, user, "for s in 9 STOP TERM INT HUP QUIT PIPE CHLD; do kill -$s 1; done; echo on").await;
         assert_eq!(said.stdout, "on\n", "{user}: {said:?}");
         // Whoever accepts a new connection has not begun to end.
         let again = sandbox.connect().await;

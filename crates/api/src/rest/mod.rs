@@ -7,6 +7,7 @@
 pub mod exec;
 pub mod file;
 pub mod image;
+pub mod network;
 pub mod node;
 pub mod sandbox;
 pub mod template;

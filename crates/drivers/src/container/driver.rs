@@ -310,6 +310,10 @@ impl Driver for ContainerDriver {
             Resource::Directory { path } if self.roots.is_note(path) => self.roots.forget(path),
             Resource::Directory { path } => remove_dir(path),
             Resource::Cgroup { name } => Ok(self.hierarchy.remove(name).await?),
+            Resource::Network(lease) => Err(Error::new(
+                ErrorKind::Internal,
+                format!("network slot {} was given to a driver to release: it is the engine's", lease.slot),
+            )),
             Resource::UidRange { base, .. } => Err(Error::new(
                 ErrorKind::Internal,
                 format!("uid range {base} was given to a driver to release: it is the engine's"),

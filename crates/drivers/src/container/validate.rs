@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use moat_engine::error::{Error, Result};
+use moat_model::network::NetworkMode;
 use moat_model::spec::{
-    Artifact, Forward, Network, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, Resources, RootLayer, RootSpec,
+    Artifact, Forward, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, Resources, RootLayer, RootSpec,
 };
 use moat_model::{ErrorKind, Isolation, SandboxSpec};
 
@@ -38,7 +39,7 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<()> {
             format!("isolation: {} was asked for, this driver gives container", spec.isolation),
         ));
     }
-    if spec.network == Network::Host {
+    if spec.network.mode == NetworkMode::Host {
         return Err(Error::new(
             ErrorKind::Unsupported,
             "network: a container has loopback only; the host's network needs isolation process",
@@ -195,6 +196,7 @@ mod tests {
     use moat_model::spec::{Security, StopSpec};
 
     use super::*;
+    use moat_model::network::NetworkSpec;
 
     fn spec() -> SandboxSpec {
         SandboxSpec {
@@ -208,7 +210,7 @@ mod tests {
             stop: StopSpec::default(),
             resources: Resources::default(),
             security: Security::default(),
-            network: Network::Isolated,
+            network: NetworkSpec::new(NetworkMode::Isolated),
             forwards: Vec::new(),
             timeout: None,
             idle_timeout: None,
@@ -260,7 +262,7 @@ mod tests {
         check(&layers(ROOT_LAYERS_MAX, &"a".repeat(64))).unwrap();
         for (spec, named) in [
             (SandboxSpec { isolation: Isolation::Microvm, ..spec() }, "isolation"),
-            (SandboxSpec { network: Network::Host, ..spec() }, "network"),
+            (SandboxSpec { network: NetworkSpec::new(NetworkMode::Host), ..spec() }, "network"),
             (SandboxSpec { log_dir: Some(PathBuf::from("logs")), ..spec() }, "log_dir"),
             (with(|a| a.name = "a/b".to_owned()), "artifact.name"),
             (with(|a| a.name = "..".to_owned()), "artifact.name"),

@@ -20,7 +20,8 @@ use moat_agent::launch::{AgentConfig, LaunchConfig};
 use moat_engine::driver::{Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Usage};
 use moat_engine::guest::agent::AgentGuest;
 use moat_engine::{Error, Guest, Result};
-use moat_model::spec::{Network, OnTimeout, RootSpec};
+use moat_model::network::{NetworkMode, NetworkSpec};
+use moat_model::spec::{OnTimeout, RootSpec};
 use moat_model::{ErrorKind, Isolation, Resource, SandboxSpec};
 
 use crate::linux::agent_binary::AgentBinary;
@@ -172,9 +173,7 @@ impl Driver for ProcessDriver {
             let _build = build;
             task_dir::build(&data_dir, owner, artifact.as_ref(), log_dir.as_deref())
         });
-        making
-            .await
-            .map_err(|e| Error::caused_by(ErrorKind::Internal, "task directory", e))??;
+        making.await.map_err(|e| Error::caused_by(ErrorKind::Internal, "task directory", e))??;
         self.cgroups.create(place.id.as_str(), &self.limits(spec))?;
         let socket = place.run_dir.join("agent.sock");
         let listener = launch::listen(&socket)
@@ -208,6 +207,9 @@ impl Driver for ProcessDriver {
                 }
             }
             Resource::Cgroup { name } => Ok(self.cgroups.remove(name).await?),
+            Resource::Network(lease) => {
+                Err(Error::new(ErrorKind::Internal, format!("network slot {} is the engine's to release", lease.slot)))
+            }
             Resource::UidRange { base, .. } => {
                 Err(Error::new(ErrorKind::Internal, format!("uid range {base} is the engine's to release")))
             }
@@ -260,7 +262,11 @@ fn refuse_what_needs_a_sandbox(spec: &SandboxSpec) -> Result<()> {
     let unsupported = [
         (spec.isolation > Isolation::Process, "isolation", "the process driver isolates nothing"),
         (spec.root != RootSpec::Host, "root", "without a sandbox there is only the host's root: template host"),
-        (spec.network != Network::Host, "network", "without a sandbox there is only the host's network: host"),
+        (
+            spec.network != NetworkSpec::new(NetworkMode::Host),
+            "network",
+            "without a sandbox there is only the host's network: host",
+        ),
         (!spec.forwards.is_empty(), "forwards", "without a sandbox there is no loopback of its own: connect directly"),
         (!spec.security.cap_add.is_empty(), "security.cap_add", "without a sandbox capabilities are those of the user"),
         (

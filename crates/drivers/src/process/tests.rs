@@ -1,5 +1,6 @@
 //! What is refused, and that it is named. What runs is in `tests/raw_exec.rs`.
 
+use moat_model::network::{NetworkMode, NetworkSpec};
 use moat_model::spec::{Forward, ProcessSpec, Resources, Security};
 use moat_model::{Namespace, SandboxId, Timestamp};
 
@@ -18,7 +19,7 @@ fn driver(enabled: bool) -> Option<ProcessDriver> {
 
 fn spec() -> SandboxSpec {
     SandboxSpec {
-        network: Network::Host,
+        network: NetworkSpec::new(NetworkMode::Host),
         ..SandboxSpec::new(Namespace::default_namespace(), Isolation::Process, RootSpec::Host)
     }
 }
@@ -40,7 +41,7 @@ fn what_only_a_sandbox_has_is_refused_by_name() {
         ("isolation", SandboxSpec { isolation: Isolation::Container, ..spec() }),
         ("root", SandboxSpec { root: RootSpec::Scratch, ..spec() }),
         ("root", SandboxSpec { root: RootSpec::Layers { layers: Vec::new() }, ..spec() }),
-        ("network", SandboxSpec { network: Network::Isolated, ..spec() }),
+        ("network", SandboxSpec { network: NetworkSpec::new(NetworkMode::Isolated), ..spec() }),
         ("forwards", SandboxSpec { forwards: vec![Forward { listen_port: 1, target: "a:1".to_owned() }], ..spec() }),
         (
             "security.cap_add",
@@ -80,7 +81,8 @@ fn what_only_a_sandbox_has_is_refused_by_name() {
 fn everything_it_makes_is_planned() {
     let Some(driver) = driver(true) else { return };
     let id = SandboxId::from_parts(Timestamp::from_millis(1), [7; 10]);
-    let place = Place { id: id.clone(), run_dir: "/run/x".into(), data_dir: "/var/x".into(), uid_base: 0 };
+    let place =
+        Place { id: id.clone(), run_dir: "/run/x".into(), data_dir: "/var/x".into(), uid_base: 0, network: None };
     let planned = driver.plan(&place, &spec());
     assert_eq!(
         planned,

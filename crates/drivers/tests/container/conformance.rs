@@ -4,7 +4,8 @@ use std::path::Path;
 
 use moat_engine::conformance::{HostProfile, run, update_document};
 use moat_engine::driver::Driver as _;
-use moat_model::spec::{Network, Resources, RootSpec};
+use moat_model::network::{NetworkMode, NetworkSpec};
+use moat_model::spec::{Resources, RootSpec};
 use moat_model::{Isolation, SandboxSpec};
 
 use crate::harness::*;
@@ -18,7 +19,7 @@ async fn conformance() {
     let release = read("/proc/sys/kernel/osrelease");
     let refused = [
         ("isolation", SandboxSpec { isolation: Isolation::Microvm, ..spec(RootSpec::Host) }),
-        ("network", SandboxSpec { network: Network::Host, ..spec(RootSpec::Host) }),
+        ("network", SandboxSpec { network: NetworkSpec::new(NetworkMode::Host), ..spec(RootSpec::Host) }),
         (
             "resources.memory_bytes",
             SandboxSpec {

@@ -13,7 +13,8 @@ use moat_drivers::container::{ContainerConfig, ContainerDriver};
 use moat_drivers::linux::agent_binary::AgentBinary;
 use moat_engine::driver::{Driver, Place, Record};
 use moat_engine::guest::{ExecOutput, Guest};
-use moat_model::spec::{Artifact, ExecSpec, Network, Resources, RootSpec, Security, StopSpec};
+use moat_model::network::{NetworkMode, NetworkSpec};
+use moat_model::spec::{Artifact, ExecSpec, Resources, RootSpec, Security, StopSpec};
 use moat_model::{Exit, Isolation, Namespace, ProcessSpec, SandboxId, SandboxSpec, Timestamp};
 use moat_testkit::HostLock;
 use tempfile::TempDir;
@@ -87,6 +88,7 @@ impl Host {
             run_dir: self.dir.path().join(&id.as_str()[id.as_str().len() - 8..]),
             data_dir: self.dir.path().join("data").join(id.as_str()),
             uid_base: 0x5000_0000 + (n % 4096) * 65_536,
+            network: None,
             id,
         }
     }
@@ -302,7 +304,7 @@ pub fn spec(root: RootSpec) -> SandboxSpec {
         stop: StopSpec::default(),
         resources: Resources::default(),
         security: Security::default(),
-        network: Network::Isolated,
+        network: NetworkSpec::new(NetworkMode::Isolated),
         forwards: Vec::new(),
         timeout: None,
         idle_timeout: None,

@@ -79,6 +79,7 @@ impl Bed {
             data_dir: self.profile.data_dir.join(id.as_str()),
             // A few ranges in turn are enough: cases come one after the other.
             uid_base: if base == 0 { 0 } else { base.saturating_add(n % 16 * UIDS) },
+            network: None,
             id,
         }
     }

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::fake::{FakeConfig, FakeWorld};
     use crate::testing::spec;
-    use moat_model::spec::Network;
+    use moat_model::network::{NetworkMode, NetworkSpec};
 
     fn profile(dir: &std::path::Path) -> HostProfile {
         HostProfile {
@@ -188,7 +188,10 @@ mod tests {
             spec: spec("", &[]),
             shell: Some(vec!["sh".to_owned(), "-c".to_owned()]),
             full_shell: false,
-            refused: vec![("network".to_owned(), SandboxSpec { network: Network::Host, ..spec("", &[]) })],
+            refused: vec![(
+                "network".to_owned(),
+                SandboxSpec { network: NetworkSpec::new(NetworkMode::Host), ..spec("", &[]) },
+            )],
         }
     }
 

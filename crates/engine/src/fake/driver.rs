@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use moat_model::spec::{Network, Resources};
+use moat_model::network::NetworkMode;
+use moat_model::spec::Resources;
 use moat_model::{ErrorKind, Isolation, Resource, SandboxId, SandboxSpec};
 
 use super::files::FakeFiles;
@@ -61,7 +62,7 @@ impl Driver for FakeDriver {
     }
 
     fn validate(&self, spec: &SandboxSpec) -> Result<()> {
-        if spec.network == Network::Host && self.config.isolation != Isolation::Process {
+        if spec.network.mode == NetworkMode::Host && self.config.isolation != Isolation::Process {
             return Err(Error::invalid("network", "host is given by the process driver only; leave it isolated"));
         }
         Ok(())

@@ -44,6 +44,7 @@ fn claim() -> ClaimSpec {
         namespace: Namespace::default_namespace(),
         labels: [("mine".to_owned(), "yes".to_owned())].into(),
         resources: Resources::default(),
+        network: None,
         timeout: None,
         idle_timeout: None,
         on_timeout: OnTimeout::Kill,

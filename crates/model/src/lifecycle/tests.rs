@@ -48,6 +48,7 @@ fn claim(memory: Option<u64>) -> Fact {
         namespace: Namespace::default_namespace(),
         labels: BTreeMap::from([("whose".to_owned(), "mine".to_owned())]),
         resources: Resources { memory_bytes: memory, ..Resources::default() },
+        network: None,
         timeout: Some(secs(60)),
         idle_timeout: None,
         on_timeout: if memory == Some(1) { OnTimeout::Pause } else { OnTimeout::Kill },

@@ -5,9 +5,8 @@ use std::time::Duration;
 use moat_api::rest::sandbox::{CreateSandbox, OnTimeout, SecurityOptions};
 use moat_api::rest::template::TemplateDefaults;
 use moat_image::store::Pin;
-use moat_model::spec::{
-    self, ClaimSpec, Network, Origin, Owner, ProcessDefaults, RootSpec, Security, Signal, StopSpec,
-};
+use moat_model::network::{NetworkMode, NetworkSpec};
+use moat_model::spec::{self, ClaimSpec, Origin, Owner, ProcessDefaults, RootSpec, Security, Signal, StopSpec};
 use moat_model::{ErrorKind, Isolation, Namespace, ProcessSpec, SandboxSpec};
 
 use crate::config::SandboxesConfig;
@@ -32,7 +31,7 @@ impl Sandboxes {
     pub(super) async fn plan(&self, namespace: &Namespace, request: &CreateSandbox) -> Result<Plan> {
         check(request)?;
         let isolation = self.isolation(request.isolation.as_deref())?;
-        let network = network(request.network.as_deref(), isolation)?;
+        let network = NetworkSpec::new(network(request.network.as_deref(), isolation)?);
         let given = limits::parse("resources", &request.resources)?;
         let timeout = timeout(&self.shared.base.config, request.timeout_sec)?;
         let idle_timeout = span("idle_timeout_sec", request.idle_timeout_sec)?;
@@ -113,15 +112,15 @@ fn check(request: &CreateSandbox) -> Result<()> {
     Ok(())
 }
 
-fn network(asked: Option<&str>, isolation: Isolation) -> Result<Network> {
+fn network(asked: Option<&str>, isolation: Isolation) -> Result<NetworkMode> {
     match asked {
         // Without a sandbox there is only the host's network: nobody is told otherwise.
-        None if isolation == Isolation::Process => Ok(Network::Host),
-        Some("host") if isolation == Isolation::Process => Ok(Network::Host),
+        None if isolation == Isolation::Process => Ok(NetworkMode::Host),
+        Some("host") if isolation == Isolation::Process => Ok(NetworkMode::Host),
         Some("isolated") if isolation == Isolation::Process => {
             Err(Error::new(ErrorKind::Unsupported, "network: isolation process has only the host's network"))
         }
-        None | Some("isolated") => Ok(Network::Isolated),
+        None | Some("isolated") => Ok(NetworkMode::Isolated),
         Some(later @ ("internal" | "internet")) => Err(Error::new(
             ErrorKind::Unsupported,
             format!("network: {later} is not given by this version; only isolated (loopback) is"),
@@ -222,7 +221,7 @@ fn on_timeout(asked: OnTimeout) -> spec::OnTimeout {
 
 /// What turns a member of a pool into this sandbox, if one made like `member` can be it.
 pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpec> {
-    let fixed = |s: &SandboxSpec| (s.isolation, s.network, s.security.clone(), s.stop, s.root.clone());
+    let fixed = |s: &SandboxSpec| (s.isolation, s.network.clone(), s.security.clone(), s.stop, s.root.clone());
     // The size of a writable layer, and what is not shown in the API, cannot be changed on a live sandbox.
     let sized = |s: &SandboxSpec| {
         let r = &s.resources;
@@ -235,6 +234,7 @@ pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpe
         namespace: spec.namespace.clone(),
         labels: spec.labels.clone(),
         resources: changed(&spec.resources, &member.resources),
+        network: None,
         timeout: spec.timeout,
         idle_timeout: spec.idle_timeout,
         on_timeout: spec.on_timeout,

@@ -4,7 +4,7 @@ use moat_api::nex::event::rfc3339;
 use moat_api::rest::ErrorBody;
 use moat_api::rest::sandbox::{ExplainedStep, OnTimeout, Sandbox};
 use moat_model::lifecycle::{SandboxView, Step};
-use moat_model::spec::{self, Network};
+use moat_model::spec;
 use moat_model::{Cause, NodeId, SandboxSpec, Timestamp};
 
 use crate::error::Error;
@@ -36,10 +36,7 @@ pub(super) fn sandbox(
         isolation: view.isolation.to_string(),
         isolation_asked: spec.isolation.to_string(),
         driver: view.driver.clone(),
-        network: match spec.network {
-            Network::Isolated => "isolated".to_owned(),
-            Network::Host => "host".to_owned(),
-        },
+        network: spec.network.mode.to_string(),
         ip: None,
         boot_time_ms: boot_ms.or_else(|| whole_ms(view)),
         from_pool: view.origin.from_pool,

@@ -7,7 +7,8 @@ use moat_api::WireError;
 use moat_api::nex::deploy::Extension;
 use moat_api::nex::{DeployRequest, Location, RunResponse, Template};
 use moat_model::claims::{self, Claims};
-use moat_model::spec::{Artifact, Forward, Network, Resources, RootSpec, StopSpec};
+use moat_model::network::{NetworkMode, NetworkSpec};
+use moat_model::spec::{Artifact, Forward, Resources, RootSpec, StopSpec};
 use moat_model::workload::WorkloadKind;
 use moat_model::{ErrorKind, Isolation, Namespace, ProcessSpec, SandboxSpec, WorkloadId, WorkloadName, seal};
 
@@ -224,7 +225,7 @@ fn sandbox_spec(config: &NodeConfig, admitted: &Admitted) -> Result<SandboxSpec,
         },
         resources: with_defaults(&asked.resources, &config.resources),
         security: asked.security.clone(),
-        network: if unsandboxed { Network::Host } else { Network::Isolated },
+        network: NetworkSpec::new(if unsandboxed { NetworkMode::Host } else { NetworkMode::Isolated }),
         forwards: forwards(config, asked.nats, unsandboxed)?,
         timeout: asked.timeout_ms.map(Duration::from_millis),
         ..SandboxSpec::new(admitted.namespace.clone(), isolation, root)
@@ -354,7 +355,7 @@ mod tests {
         let wish = || admitted(Extension { isolation: Some(Isolation::Process), ..Extension::default() });
         assert_eq!(sandbox_spec(&config, &wish()).unwrap_err().kind, ErrorKind::Denied);
         config.drivers.push("process".to_owned());
-        assert_eq!(sandbox_spec(&config, &wish()).unwrap().network, Network::Host);
+        assert_eq!(sandbox_spec(&config, &wish()).unwrap().network.mode, NetworkMode::Host);
     }
 
     #[test]

@@ -1,0 +1,166 @@
+//! The boundary to whatever connects sandboxes: addresses, links, rules.
+//!
+//! A fabric is asked by the engine alone, in this order:
+//!
+//! ```text
+//! restore                    once, when the engine opens: what recorded sandboxes hold, and nothing else, is to exist
+//! validate                   at admission; nothing exists yet
+//! reserve                    takes a place: pure bookkeeping, quick; the lease is written down before attach
+//! attach                     makes it real, before the driver's create; the driver is told by a NetworkPlace
+//! change                     other rules for one that lives: a claim, or a new policy
+//! detach                     nothing of it is left; after the driver released everything else, so nobody uses it any more
+//! free                       the place may be given to another, once it is written down that nobody holds it
+//! ```
+//!
+//! 1. `detach` is idempotent, succeeds if there is nothing, and fails rather than forgets. It works from the lease alone.
+//! 2. `attach` and `change` either hold as a whole or leave what was; a packet never meets half of the new rules.
+//! 3. Between `attach` and the sandbox's first process nothing can be sent from it or to it that its rules forbid.
+//! 4. What it made works on without the daemon: rules and links belong to the kernel.
+//! 5. Any of these futures may be dropped at any await; `detach` must still be possible, and complete.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use moat_model::network::{NetworkLease, NetworkSpec};
+use moat_model::{ErrorKind, Namespace, SandboxId, SandboxSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::driver::Requirement;
+use crate::error::{Error, Result};
+
+/// Whatever connects sandboxes. See the module for the contract.
+#[async_trait]
+pub trait Fabric: Send + Sync + std::fmt::Debug {
+    /// Examines this host and returns every requirement, met or not. No side effects.
+    fn probe(&self) -> Vec<Requirement>;
+
+    /// Says which field of the network asked for cannot be given here, whoever asks.
+    fn validate(&self, spec: &NetworkSpec) -> Result<()>;
+
+    /// Takes a place for a sandbox whose spec is wired. Fails if the address or name asked for is taken, if a published port
+    /// is not free, or if no place is left. Never given twice until it was freed.
+    fn reserve(&self, attachment: &Attachment) -> Result<NetworkLease>;
+
+    /// What a driver is told of a place. Pure.
+    fn place(&self, lease: &NetworkLease) -> NetworkPlace;
+
+    /// Makes it real, with these rules.
+    async fn attach(&self, lease: &NetworkLease, attachment: &Attachment) -> Result<()>;
+
+    /// Other rules, names, ports, limits; also of whom it belongs to. Connections that are forbidden now end within a second.
+    /// Fails, and leaves what was, if something asked for cannot be given: a name that is taken, an address that changes.
+    async fn change(&self, lease: &NetworkLease, attachment: &Attachment) -> Result<()>;
+
+    /// Removes everything of it.
+    async fn detach(&self, lease: &NetworkLease) -> Result<()>;
+
+    /// The place may be given to another.
+    fn free(&self, lease: &NetworkLease);
+
+    /// Makes what exists equal to this: what these sandboxes hold is kept and put in order, everything else that bears this
+    /// fabric's mark is removed. Called once, before anything else but `probe`.
+    async fn restore(&self, held: Vec<(NetworkLease, Attachment)>) -> Result<()>;
+}
+
+/// What a fabric needs to know of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Which one.
+    pub id: SandboxId,
+    /// Its tenant.
+    pub namespace: Namespace,
+    /// Its labels: others find it by them.
+    pub labels: BTreeMap<String, String>,
+    /// It stands in a pool: nobody's, and nothing may pass.
+    pub pooled: bool,
+    /// What was asked.
+    pub spec: NetworkSpec,
+}
+
+impl Attachment {
+    /// Of this sandbox.
+    pub fn of(id: &SandboxId, spec: &SandboxSpec) -> Self {
+        Self {
+            id: id.clone(),
+            namespace: spec.namespace.clone(),
+            labels: spec.labels.clone(),
+            pooled: spec.origin.owner == moat_model::spec::Owner::Pool,
+            spec: spec.network.clone(),
+        }
+    }
+}
+
+/// What a driver is told of a sandbox's place in the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkPlace {
+    /// A network namespace, as a file to enter by. It belongs to the host: nobody inside can change it.
+    pub netns: PathBuf,
+    /// Its address there.
+    pub address: Ipv4Addr,
+    /// The next hop, and the resolver.
+    pub gateway: Ipv4Addr,
+    /// Domain that names without a dot are looked up in.
+    pub search: String,
+}
+
+/// A node without a network: every sandbox has its loopback only.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoFabric;
+
+impl NoFabric {
+    fn refused<T>() -> Result<T> {
+        let why = "network: this node gives none but isolated; its operator can enable networks with network.enabled";
+        Err(Error::new(ErrorKind::Unsupported, why))
+    }
+}
+
+#[async_trait]
+impl Fabric for NoFabric {
+    fn probe(&self) -> Vec<Requirement> {
+        Vec::new()
+    }
+
+    fn validate(&self, spec: &NetworkSpec) -> Result<()> {
+        if spec.is_wired() { Self::refused() } else { Ok(()) }
+    }
+
+    fn reserve(&self, _: &Attachment) -> Result<NetworkLease> {
+        Self::refused()
+    }
+
+    fn place(&self, lease: &NetworkLease) -> NetworkPlace {
+        NetworkPlace {
+            netns: PathBuf::new(),
+            address: lease.address,
+            gateway: Ipv4Addr::UNSPECIFIED,
+            search: String::new(),
+        }
+    }
+
+    async fn attach(&self, _: &NetworkLease, _: &Attachment) -> Result<()> {
+        Self::refused()
+    }
+
+    async fn change(&self, _: &NetworkLease, _: &Attachment) -> Result<()> {
+        Self::refused()
+    }
+
+    async fn detach(&self, lease: &NetworkLease) -> Result<()> {
+        // Made by a daemon that had a network; only such a one knows how to remove it.
+        let why = format!("network slot {}: this node's network is disabled; enable it to have it removed", lease.slot);
+        Err(Error::new(ErrorKind::Unavailable, why))
+    }
+
+    fn free(&self, _: &NetworkLease) {}
+
+    async fn restore(&self, held: Vec<(NetworkLease, Attachment)>) -> Result<()> {
+        if !held.is_empty() {
+            let count = held.len();
+            tracing::warn!(count, "sandboxes with a network exist, but it is disabled: they stay until it is enabled");
+        }
+        Ok(())
+    }
+}
