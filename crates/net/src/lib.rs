@@ -3,9 +3,11 @@
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | what an operator sets |
+//! | [`resolver`] | names, and what the outside says of them |
 //! | [`table`] | who is where: the one picture of all attachments, shared by everything else |
 
 pub mod config;
+pub mod resolver;
 pub mod table;
 
 pub use config::NetConfig;
