@@ -1,18 +1,56 @@
 //! Networks of sandboxes.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 /// The network asked for: a mode alone, or everything.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum NetworkWish {
     /// `isolated`, `internal`, `internet`, or for isolation `process` `host`.
     Mode(String),
     /// Everything.
     Options(Box<NetworkOptions>),
+}
+
+impl NetworkWish {
+    /// Everything it says.
+    pub fn into_options(self) -> NetworkOptions {
+        match self {
+            Self::Mode(mode) => NetworkOptions { mode: Some(mode), ..NetworkOptions::default() },
+            Self::Options(options) => *options,
+        }
+    }
+}
+
+/// By hand: what serde makes of an untagged enum says only that no variant fits, and neither which member nor why.
+impl<'de> Deserialize<'de> for NetworkWish {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WishVisitor)
+    }
+}
+
+struct WishVisitor;
+
+impl<'de> Visitor<'de> for WishVisitor {
+    type Value = NetworkWish;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mode such as \"internet\", or an object with mode, name, egress, publish and limits")
+    }
+
+    fn visit_str<E>(self, mode: &str) -> Result<NetworkWish, E> {
+        Ok(NetworkWish::Mode(mode.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<NetworkWish, A::Error> {
+        NetworkOptions::deserialize(MapAccessDeserializer::new(members)).map(|o| NetworkWish::Options(Box::new(o)))
+    }
 }
 
 /// The network asked for. Unknown members are refused.
@@ -126,13 +164,15 @@ pub struct TrafficLimits {
 pub struct NetworkStatus {
     /// `isolated`, `internal`, `internet` or `host`.
     pub mode: String,
-    /// Its address.
+    /// Its address; null without a network.
     #[schema(value_type = Option<String>)]
     pub address: Option<Ipv4Addr>,
-    /// Next hop and resolver.
+    /// Next hop and resolver; null without a network.
     #[schema(value_type = Option<String>)]
     pub gateway: Option<Ipv4Addr>,
-    /// Names it is found by, in full.
+    /// Its own name.
+    pub name: Option<String>,
+    /// Names it is found by within its namespace, in full.
     pub names: Vec<String>,
     /// What it may talk to.
     pub egress: Egress,
@@ -157,9 +197,9 @@ pub struct RefusedRanges {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TestNetwork {
-    /// Instead of the sandbox's own: what if it had this?
+    /// Instead of the sandbox's own: what if it had this? Without a sandbox it must be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<NetworkOptions>,
+    pub network: Option<NetworkWish>,
     /// `address`, `name`, `address:port`, `name:port`, or the same after `tcp://`, `udp://` or `icmp://`; at most 100.
     pub destinations: Vec<String>,
 }
@@ -233,4 +273,39 @@ pub struct AttachedSandbox {
     pub name: Option<String>,
     /// Its mode.
     pub mode: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_is_a_word_or_an_object() {
+        let read = |text: &str| serde_json::from_str::<NetworkWish>(text);
+        assert_eq!(read(r#""internet""#).unwrap().into_options().mode.as_deref(), Some("internet"));
+        let all = r#"{"mode":"internal","name":"web","egress":{"default":"deny","rules":[{"action":"allow","ports":["443"]}]},
+            "publish":[{"port":80,"host_port":8080}],"limits":{"up_bits_per_sec":1000}}"#;
+        let options = read(all).unwrap().into_options();
+        assert_eq!((options.name.as_deref(), options.publish[0].host_port), (Some("web"), Some(8080)));
+        let again = serde_json::to_string(&NetworkWish::Options(Box::new(options.clone()))).unwrap();
+        assert_eq!(read(&again).unwrap().into_options(), options);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_and_named() {
+        for (text, named) in [
+            (r#"{"allow_internet_access":true}"#, "allow_internet_access"),
+            (r#"{"egress":{"rules":[{"action":"allow","ip":"1.1.1.1"}]}}"#, "`ip`"),
+            (r#"{"egress":{"allow":[]}}"#, "`allow`"),
+            (r#"{"publish":[{"port":1,"hostPort":2}]}"#, "hostPort"),
+            (r#"{"publish":[{"port":70000}]}"#, "70000"),
+            (r#"{"limits":{"bandwidth":1}}"#, "bandwidth"),
+            (r#"{"address":"fe80::1"}"#, "IPv4"),
+            ("true", "a mode such as"),
+            ("[]", "a mode such as"),
+        ] {
+            let why = serde_json::from_str::<NetworkWish>(text).unwrap_err().to_string();
+            assert!(why.contains(named), "{text}: {why}");
+        }
+    }
 }

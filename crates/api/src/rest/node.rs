@@ -62,6 +62,9 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// Processes in all sandboxes.
     pub processes: u64,
+    /// Sandboxes with an address.
+    #[serde(default)]
+    pub networks: u64,
 }
 
 /// What one sandbox uses.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::network::{NetworkStatus, NetworkWish};
+
 /// Asks for a sandbox. Exactly one of `template`, `image` and `snapshot` names what it is made from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -45,9 +47,9 @@ pub struct CreateSandbox {
     /// Weakest isolation accepted: `microvm`, `container` or `process`. Absent: `container`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<String>,
-    /// Network: only `isolated` so far. Others are refused.
+    /// Network: a mode (`isolated` if absent, `internal`, `internet`), or an object that says more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
+    pub network: Option<NetworkWish>,
     /// Privileges.
     #[serde(default)]
     pub security: SecurityOptions,
@@ -131,10 +133,13 @@ pub struct Sandbox {
     pub isolation_asked: String,
     /// Driver that gives it.
     pub driver: String,
-    /// Its network.
+    /// Mode of its network: `isolated`, `internal`, `internet` or `host`.
     pub network: String,
     /// Its address; null without a network.
     pub ip: Option<String>,
+    /// All of its network, defaults filled in.
+    #[serde(default)]
+    pub networking: Option<NetworkStatus>,
     /// From the request to its agent being ready. For one from the pool: to the claim being done.
     pub boot_time_ms: Option<f64>,
     /// It stood ready before it was asked for.

@@ -71,6 +71,7 @@ impl Sandboxes {
             created_total: self.shared.created.load(Ordering::Relaxed),
             memory_bytes,
             processes,
+            networks: 0,
         }
     }
 }

@@ -31,7 +31,8 @@ impl Sandboxes {
     pub(super) async fn plan(&self, namespace: &Namespace, request: &CreateSandbox) -> Result<Plan> {
         check(request)?;
         let isolation = self.isolation(request.isolation.as_deref())?;
-        let network = NetworkSpec::new(network(request.network.as_deref(), isolation)?);
+        let mode = request.network.clone().and_then(|wish| wish.into_options().mode);
+        let network = NetworkSpec::new(network(mode.as_deref(), isolation)?);
         let given = limits::parse("resources", &request.resources)?;
         let timeout = timeout(&self.shared.base.config, request.timeout_sec)?;
         let idle_timeout = span("idle_timeout_sec", request.idle_timeout_sec)?;

@@ -38,6 +38,7 @@ pub(super) fn sandbox(
         driver: view.driver.clone(),
         network: spec.network.mode.to_string(),
         ip: None,
+        networking: None,
         boot_time_ms: boot_ms.or_else(|| whole_ms(view)),
         from_pool: view.origin.from_pool,
         resources: limits::shown(&view.resources),

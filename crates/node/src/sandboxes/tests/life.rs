@@ -3,6 +3,8 @@
 use moat_api::rest::sandbox::{ListSandboxes, OnTimeout, ResourceLimits};
 use moat_engine::fake::FakeStep;
 
+use moat_api::rest::network::NetworkWish;
+
 use super::*;
 use crate::stream::LogPlace;
 
@@ -154,12 +156,13 @@ async fn e11_another_can_be_made_at_once_where_one_was_deleted() {
 async fn e14_what_cannot_be_given_is_refused_and_what_is_given_is_said() {
     let bed = Bed::new().await;
     let text = |t: &str| Some(t.to_owned());
+    let wish = |mode: &str| Some(NetworkWish::Mode(mode.to_owned()));
     for (request, kind, word) in [
         (CreateSandbox { isolation: text("microvm"), ..app() }, ErrorKind::Unsupported, "isolation"),
         (CreateSandbox { isolation: text("Container"), ..app() }, ErrorKind::InvalidSpec, "isolation"),
         (CreateSandbox { isolation: text("process"), ..app() }, ErrorKind::Denied, "isolation"),
-        (CreateSandbox { network: text("internet"), ..app() }, ErrorKind::Unsupported, "network"),
-        (CreateSandbox { network: text("none"), ..app() }, ErrorKind::InvalidSpec, "network"),
+        (CreateSandbox { network: wish("internet"), ..app() }, ErrorKind::Unsupported, "network"),
+        (CreateSandbox { network: wish("none"), ..app() }, ErrorKind::InvalidSpec, "network"),
         (CreateSandbox { image: text("alpine"), ..app() }, ErrorKind::InvalidSpec, "exactly one of"),
         (CreateSandbox::default(), ErrorKind::InvalidSpec, "exactly one of"),
         (CreateSandbox { template: text("nothing"), ..Default::default() }, ErrorKind::NotFound, "nothing"),
