@@ -3,11 +3,22 @@
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | what an operator sets |
+//! | [`net`] | the fabric: who is called, and in which order |
+//! | [`netlink`] | requests to the kernel |
+//! | [`publish`] | ports of the host |
 //! | [`resolver`] | names, and what the outside says of them |
+//! | [`rules`] | what may pass |
+//! | [`slots`] | namespaces, links, addresses, limits |
 //! | [`table`] | who is where: the one picture of all attachments, shared by everything else |
 
 pub mod config;
+pub mod net;
+pub mod netlink;
+pub mod publish;
 pub mod resolver;
+pub mod rules;
+pub mod slots;
 pub mod table;
 
 pub use config::NetConfig;
+pub use net::Net;

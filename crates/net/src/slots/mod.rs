@@ -1,0 +1,3 @@
+//! Slots: a network namespace each, with a link to the host, addresses, routes and neighbours.
+
+pub mod naming;
