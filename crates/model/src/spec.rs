@@ -46,6 +46,9 @@ pub struct SandboxSpec {
     /// Ports on the sandbox's own loopback that lead, through the agent, to one address each: reachability without a network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
+    /// Who reaches its ports through the node's HTTP proxy.
+    #[serde(default, skip_serializing_if = "IngressSpec::is_default")]
+    pub ingress: IngressSpec,
     /// Absolute life span; at its end [`SandboxSpec::on_timeout`] happens. Counts while it runs, not while it is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
@@ -79,12 +82,29 @@ impl SandboxSpec {
             security: Security::default(),
             network: NetworkSpec::default(),
             forwards: Vec::new(),
+            ingress: IngressSpec::default(),
             timeout: None,
             idle_timeout: None,
             on_timeout: OnTimeout::default(),
             process: ProcessDefaults::default(),
             origin: Origin::default(),
         }
+    }
+}
+
+/// Who reaches a sandbox's ports through the node's HTTP proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngressSpec {
+    /// Everybody who reaches the proxy. Off: whoever has the sandbox's token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public: bool,
+}
+
+impl IngressSpec {
+    /// Says nothing.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -193,6 +213,9 @@ pub struct ClaimSpec {
     /// one keeps its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSpec>,
+    /// Who reaches its ports through the node's HTTP proxy.
+    #[serde(default, skip_serializing_if = "IngressSpec::is_default")]
+    pub ingress: IngressSpec,
     /// Absolute life span, counted from the claim.
     pub timeout: Option<Duration>,
     /// Longest span without use.

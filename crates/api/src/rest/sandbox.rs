@@ -50,6 +50,9 @@ pub struct CreateSandbox {
     /// Network: a mode (`isolated` if absent, `internal`, `internet`), or an object that says more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkWish>,
+    /// Who reaches its ports through the node's HTTP proxy.
+    #[serde(default)]
+    pub proxy: ProxyOptions,
     /// Privileges.
     #[serde(default)]
     pub security: SecurityOptions,
@@ -80,6 +83,26 @@ pub struct ResourceLimits {
     /// Writable layer in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_mb: Option<u64>,
+}
+
+/// Who reaches a sandbox's ports through the node's HTTP proxy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyOptions {
+    /// Everybody who reaches the proxy. Off: only whoever has the sandbox's token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public: bool,
+}
+
+/// How a sandbox's ports are reached through the node's HTTP proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProxyAccess {
+    /// URL of a port of it, with `{port}` in place of the port.
+    pub url_template: String,
+    /// Goes along in the header `Moat-Token`, or once as the query `moat_token`. It holds as long as the sandbox lives.
+    pub token: String,
+    /// The token is not needed.
+    pub public: bool,
 }
 
 /// Privileges.
@@ -140,6 +163,9 @@ pub struct Sandbox {
     /// All of its network, defaults filled in.
     #[serde(default)]
     pub networking: Option<NetworkStatus>,
+    /// Its ports through the node's HTTP proxy; null where there is none.
+    #[serde(default)]
+    pub proxy: Option<ProxyAccess>,
     /// From the request to its agent being ready. For one from the pool: to the claim being done.
     pub boot_time_ms: Option<f64>,
     /// It stood ready before it was asked for.

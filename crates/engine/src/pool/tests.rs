@@ -45,6 +45,7 @@ fn claim() -> ClaimSpec {
         labels: [("mine".to_owned(), "yes".to_owned())].into(),
         resources: Resources::default(),
         network: None,
+        ingress: moat_model::spec::IngressSpec::default(),
         timeout: None,
         idle_timeout: None,
         on_timeout: OnTimeout::Kill,

@@ -31,6 +31,7 @@ pub fn claim(memory: Option<u64>) -> ClaimSpec {
         labels: BTreeMap::from([("job".to_owned(), "7".to_owned())]),
         resources: Resources { memory_bytes: memory, ..Resources::default() },
         network: None,
+        ingress: moat_model::spec::IngressSpec::default(),
         timeout: Some(Duration::from_secs(60)),
         idle_timeout: None,
         on_timeout: OnTimeout::Kill,

@@ -20,6 +20,7 @@ impl Life {
         let retune = resources != spec.resources;
         spec.namespace = claim.namespace;
         spec.labels = claim.labels;
+        spec.ingress = claim.ingress;
         spec.timeout = claim.timeout;
         spec.idle_timeout = claim.idle_timeout;
         spec.on_timeout = claim.on_timeout;

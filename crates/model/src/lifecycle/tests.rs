@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::table::{TABLE, Transition};
 use super::*;
-use crate::spec::{ClaimSpec, OnTimeout, Owner, ProcessDefaults, Resources, RootSpec, Signal, StopSpec};
+use crate::spec::{ClaimSpec, IngressSpec, OnTimeout, Owner, ProcessDefaults, Resources, RootSpec, Signal, StopSpec};
 use crate::{
     Cause, Exit, Isolation, LeaseState, Namespace, ProcessSpec, Resource, SandboxId, SandboxSpec, TimeLimit, Timestamp,
 };
@@ -49,6 +49,7 @@ fn claim(memory: Option<u64>) -> Fact {
         labels: BTreeMap::from([("whose".to_owned(), "mine".to_owned())]),
         resources: Resources { memory_bytes: memory, ..Resources::default() },
         network: None,
+        ingress: IngressSpec { public: true },
         timeout: Some(secs(60)),
         idle_timeout: None,
         on_timeout: if memory == Some(1) { OnTimeout::Pause } else { OnTimeout::Kill },
@@ -183,6 +184,7 @@ fn of_two_claims_one_finds_a_member() {
     let Request::Claim(wanted) = &request else { unreachable!() };
     assert_eq!(feed(&mut state, 100, claim(Some(7))), [Effect::Retune(wanted.resources.clone())]);
     assert_eq!(admission(&state, &request, ms(100)), Admission::Deny(Reason::NotPooled));
+    assert!(state.spec.ingress.public);
     assert_eq!(admission(&state, &Request::Use, ms(100)), Admission::Deny(Reason::Claiming));
     assert_eq!((state.view().created_at, state.view().ready_at, state.expires_at), (ms(100), None, Some(ms(60_100))));
     feed(&mut state, 105, Fact::Retuned);

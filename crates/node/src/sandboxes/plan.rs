@@ -6,7 +6,9 @@ use moat_api::rest::sandbox::{CreateSandbox, OnTimeout, SecurityOptions};
 use moat_api::rest::template::TemplateDefaults;
 use moat_image::store::Pin;
 use moat_model::network::{NetworkMode, NetworkSpec};
-use moat_model::spec::{self, ClaimSpec, Origin, Owner, ProcessDefaults, RootSpec, Security, Signal, StopSpec};
+use moat_model::spec::{
+    self, ClaimSpec, IngressSpec, Origin, Owner, ProcessDefaults, RootSpec, Security, Signal, StopSpec,
+};
 use moat_model::{ErrorKind, Isolation, Namespace, ProcessSpec, SandboxSpec};
 
 use crate::config::SandboxesConfig;
@@ -52,6 +54,7 @@ impl Sandboxes {
             resources,
             security: security(&request.security),
             network,
+            ingress: IngressSpec { public: request.proxy.public },
             timeout,
             idle_timeout,
             on_timeout: on_timeout(request.on_timeout),
@@ -236,6 +239,7 @@ pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpe
         labels: spec.labels.clone(),
         resources: changed(&spec.resources, &member.resources),
         network: None,
+        ingress: spec.ingress,
         timeout: spec.timeout,
         idle_timeout: spec.idle_timeout,
         on_timeout: spec.on_timeout,

@@ -39,6 +39,7 @@ pub(super) fn sandbox(
         network: spec.network.mode.to_string(),
         ip: None,
         networking: None,
+        proxy: None,
         boot_time_ms: boot_ms.or_else(|| whole_ms(view)),
         from_pool: view.origin.from_pool,
         resources: limits::shown(&view.resources),
