@@ -7,12 +7,13 @@ use super::tree::Tree;
 const LINES_MAX: usize = 900;
 
 /// Where processes may be started: path prefixes.
-const MAY_START_PROCESSES: [&str; 8] =
-    // In the command line, `moat up` starts its nats-server; images start credential programs.
+const MAY_START_PROCESSES: [&str; 9] =
+    // In the command line, `moat up` starts its nats-server; images start credential programs; networks start nft.
     [
         "crates/drivers/",
         "crates/agent/",
         "crates/image/",
+        "crates/net/",
         "crates/testkit/",
         "crates/cli/src/nats_server.rs",
         "xtask/",
