@@ -82,10 +82,12 @@ impl Published {
         };
         let found = starts.into_iter().find(free).and_then(|start| u16::try_from(start).ok());
         let found = found.ok_or_else(|| {
-            let why = format!("network.publish: no {count} ports in a row are free at {address} in network.publish_ports");
+            let why =
+                format!("network.publish: no {count} ports in a row are free at {address} in network.publish_ports");
             Error::new(ErrorKind::Exhausted, why)
         })?;
-        inner.next = u16::try_from(u32::from(found) + count).ok().filter(|next| *next <= self.within.1).unwrap_or_default();
+        inner.next =
+            u16::try_from(u32::from(found) + count).ok().filter(|next| *next <= self.within.1).unwrap_or_default();
         Ok(found)
     }
 
@@ -146,16 +148,24 @@ mod tests {
     use super::*;
 
     fn spec(host_port: u16, count: u16) -> PublishSpec {
-        PublishSpec { host_address: Ipv4Addr::LOCALHOST, host_port, port: 80, count, protocol: Protocol::Tcp }
+        PublishSpec { host_address: own_address(), host_port, port: 80, count, protocol: Protocol::Tcp }
     }
 
-    /// Ports of an address of loopback that nobody else uses.
+    /// An address of loopback that no other test, of this process or another, binds ports at.
+    fn own_address() -> Ipv4Addr {
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        let test = name.bytes().fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
+        Ipv4Addr::new(127, high | 1, low, test)
+    }
+
     fn published() -> Published {
         Published::new(&NetConfig { publish_ports: (14_000, 19_000), ..NetConfig::new("/run/moat/net") })
     }
 
     fn free(published: &Published, count: u16) -> u16 {
-        published.choose_port(Ipv4Addr::LOCALHOST, Protocol::Tcp, count).unwrap()
+        published.choose_port(own_address(), Protocol::Tcp, count).unwrap()
     }
 
     #[test]
@@ -167,7 +177,7 @@ mod tests {
         let conflict = published.reserve(2, &[spec(port, 1)]).unwrap_err();
         assert_eq!(conflict.kind, ErrorKind::Conflict);
         assert!(conflict.doing.starts_with("network.publish[0].host_port"), "{conflict}");
-        assert!(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err());
+        assert!(std::net::TcpListener::bind((own_address(), port)).is_err());
         published.keep(1, &[]);
         published.keep(1, &[]);
         published.reserve(2, &[spec(port, 1)]).unwrap();
@@ -209,7 +219,7 @@ mod tests {
         let published = published();
         assert_ne!(free(&published, 1), free(&published, 1));
         let small = Published::new(&NetConfig { publish_ports: (14_000, 14_001), ..NetConfig::new("/run/moat/net") });
-        let refused = small.choose_port(Ipv4Addr::LOCALHOST, Protocol::Tcp, 3).unwrap_err();
+        let refused = small.choose_port(own_address(), Protocol::Tcp, 3).unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Exhausted);
     }
 }
