@@ -69,7 +69,7 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     async fn kill(&self, record: &Record) -> Result<()>;
 
     /// Removes one resource named by `plan`; for a control group, whatever runs in it is killed first, because a create
-    /// that was given up has no record to kill by. Not called for [`Resource::UidRange`].
+    /// that was given up has no record to kill by. Not called for [`Resource::UidRange`] and [`Resource::Network`].
     async fn release(&self, resource: &Resource) -> Result<()>;
 
     /// Finds the sandbox again. One that may be frozen is thawed before this is asked.

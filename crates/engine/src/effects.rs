@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_agent::protocol::MainState;
-use moat_model::lifecycle::{Deadlines, Effect, Fact, MainSeen};
+use moat_model::lifecycle::{Deadlines, Effect, Fact, MainSeen, Rewiring};
+use moat_model::network::NetworkLease;
 use moat_model::spec::Resources;
 use moat_model::{ErrorKind, ProcessSpec, Resource};
 
 use crate::driver::{Captured, Driver, Record, Recovered};
 use crate::error::{Error, Result};
+use crate::fabric::{Attachment, Fabric};
 use crate::guest::Guest;
 use crate::record::SandboxRecord;
 
@@ -39,6 +41,8 @@ pub struct Context {
     pub record: Arc<SandboxRecord>,
     /// Its driver.
     pub driver: Arc<dyn Driver>,
+    /// What connects sandboxes.
+    pub fabric: Arc<dyn Fabric>,
     /// Its agent, if it has one.
     pub guest: Option<Arc<dyn Guest>>,
 }
@@ -54,6 +58,7 @@ pub async fn perform(effect: Effect, context: Context) -> Outcome {
         Effect::Thaw => thaw(&context, limits).await,
         Effect::Capture(into) => capture(&context, &into, limits).await,
         Effect::Retune(resources) => retune(&context, &resources, limits).await,
+        Effect::Rewire(rewiring) => rewire(&context, &rewiring, limits).await,
         Effect::Destroy { polite } => destroy(&context, polite, limits).await,
         Effect::Measure => measure(&context, limits).await,
         Effect::Release(resource) => release(&context, resource, limits).await,
@@ -82,6 +87,7 @@ pub fn failure(effect: &Effect, detail: String) -> Fact {
         Effect::Thaw => Fact::ThawFailed(detail),
         Effect::Capture(_) => Fact::CaptureFailed(detail),
         Effect::Retune(_) => Fact::RetuneFailed(detail),
+        Effect::Rewire(_) => Fact::RewireInDoubt(detail),
         Effect::Destroy { .. } => Fact::DestroyFailed(detail),
         Effect::Measure => Fact::Measured { oom_kills: None },
         Effect::Release(resource) => Fact::ReleaseFailed(resource.clone(), detail),
@@ -103,6 +109,10 @@ impl Context {
         self.guest.as_ref().ok_or_else(|| Error::new(ErrorKind::Unavailable, "reach the agent: there is none"))
     }
 
+    fn network(&self) -> Result<NetworkLease> {
+        self.record.state.network.ok_or_else(|| Error::new(ErrorKind::Internal, "change the network: there is none"))
+    }
+
     fn driver_record(&self) -> Result<&Record> {
         self.record
             .driver_record
@@ -121,7 +131,14 @@ async fn bounded<T>(limit: Duration, doing: &str, call: impl Future<Output = Res
 // The three steps of a start have no bound here: the state's own deadline gives them up.
 
 async fn create(context: &Context) -> Outcome {
-    match context.driver.create(&context.record.place, &context.record.state.spec).await {
+    let state = &context.record.state;
+    let create = async {
+        if let Some(lease) = &state.network {
+            context.fabric.attach(lease, &Attachment::of(&state.id, &state.spec)).await?;
+        }
+        context.driver.create(&context.record.place, &state.spec).await
+    };
+    match create.await {
         Ok(record) => Outcome::Created(record),
         Err(error) => Outcome::Failed(Fact::CreateFailed(error.chain()), error.kind),
     }
@@ -214,6 +231,27 @@ async fn retune(context: &Context, resources: &Resources, limits: Deadlines) -> 
     }
 }
 
+/// Gives it another network. If that fails, or nobody can say whether it did, the one it had is asked for again; except in
+/// a claim, which ends the sandbox.
+async fn rewire(context: &Context, rewiring: &Rewiring, limits: Deadlines) -> Outcome {
+    let state = &context.record.state;
+    let before = Attachment::of(&state.id, &state.spec);
+    let wanted = Attachment { spec: rewiring.to.clone(), ..before.clone() };
+    let change = async |to: &Attachment, doing: &str| {
+        let change = async { context.fabric.change(&context.network()?, to).await };
+        bounded(limits.effect, doing, change).await
+    };
+    let Err(error) = change(&wanted, "change the network").await else { return Outcome::Fact(Fact::Rewired) };
+    let (kind, detail) = (error.kind, error.chain());
+    if rewiring.claim {
+        return Outcome::Failed(Fact::RewireFailed(detail), kind);
+    }
+    match change(&before, "put the network back").await {
+        Ok(()) => Outcome::Failed(Fact::RewireFailed(detail), kind),
+        Err(error) => Outcome::Failed(Fact::RewireInDoubt(format!("{detail}; {}", error.chain())), kind),
+    }
+}
+
 fn cannot(context: &Context, what: &str, ability: &str) -> Error {
     let driver = &context.record.state.driver;
     Error::new(ErrorKind::Unsupported, format!("{what}: driver {driver} cannot {ability}"))
@@ -255,7 +293,13 @@ async fn release(context: &Context, resource: Resource, limits: Deadlines) -> Ou
         // Nothing on the host. The actor gives the block back once it is written down that nobody holds it.
         return Outcome::Fact(Fact::Released(resource));
     }
-    match bounded(limits.effect, "release", context.driver.release(&resource)).await {
+    let release = async {
+        match &resource {
+            Resource::Network(lease) => context.fabric.detach(lease).await,
+            _ => context.driver.release(&resource).await,
+        }
+    };
+    match bounded(limits.effect, "release", release).await {
         Ok(()) => Outcome::Fact(Fact::Released(resource)),
         Err(error) => Outcome::Fact(Fact::ReleaseFailed(resource, error.chain())),
     }

@@ -23,6 +23,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use moat_model::lifecycle::State;
 use moat_model::network::{NetworkLease, NetworkSpec};
 use moat_model::{ErrorKind, Namespace, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,13 @@ impl Attachment {
             pooled: spec.origin.owner == moat_model::spec::Owner::Pool,
             spec: spec.network.clone(),
         }
+    }
+
+    /// Of a sandbox as an earlier daemon left it. One whose network was just being changed is treated as nobody's until it
+    /// is found and the change is asked for again: which rules the kernel goes by is not known.
+    pub fn recorded(state: &State) -> Self {
+        let attachment = Self::of(&state.id, &state.spec);
+        Self { pooled: attachment.pooled || state.rewiring.is_some(), ..attachment }
     }
 }
 

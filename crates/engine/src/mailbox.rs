@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use moat_model::lifecycle::{Request, SandboxView, State, Step};
+use moat_model::network::NetworkSpec;
 use moat_model::spec::{ClaimSpec, StopSpec};
 use moat_model::{ErrorKind, SandboxId, SandboxSpec};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,10 +50,17 @@ pub enum Ask {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<SandboxView>>,
     },
-    /// Take it out of its pool. Answered when its new limits are in force.
+    /// Take it out of its pool. Answered when its new limits and its network are in force.
     Claim {
         /// What it becomes.
         claim: Box<ClaimSpec>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<SandboxView>>,
+    },
+    /// Give it another network. Answered when that is in force, or what was before is again.
+    Rewire {
+        /// Which.
+        wanted: Box<NetworkSpec>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<SandboxView>>,
     },
@@ -102,7 +110,10 @@ impl Inbox {
             queue.close();
             while let Ok(ask) = queue.try_recv() {
                 match ask {
-                    Ask::Freeze { reply, .. } | Ask::Keepalive { reply, .. } | Ask::Claim { reply, .. } => {
+                    Ask::Freeze { reply, .. }
+                    | Ask::Keepalive { reply, .. }
+                    | Ask::Claim { reply, .. }
+                    | Ask::Rewire { reply, .. } => {
                         drop(reply.send(Err(gone(id))));
                     }
                     Ask::Capture { reply, .. } => drop(reply.send(Err(gone(id)))),
@@ -129,6 +140,8 @@ pub struct Signals {
     pub failure: Arc<OnceLock<ErrorKind>>,
     /// Its block of user ids was given back.
     pub uids_freed: Arc<Once>,
+    /// Its place in the network was given back.
+    pub network_freed: Arc<Once>,
 }
 
 /// A flag that is raised once.
@@ -151,6 +164,7 @@ impl Signals {
             forgotten: CancellationToken::new(),
             failure: Arc::default(),
             uids_freed: Arc::default(),
+            network_freed: Arc::default(),
         }
     }
 }
@@ -218,9 +232,14 @@ impl Handle {
         self.ask(&self.other, |reply| Ask::Keepalive { request, reply }).await?
     }
 
-    /// Takes it out of its pool; returns when its new limits are in force.
-    pub async fn claim(&self, claim: Box<ClaimSpec>) -> Result<SandboxView> {
-        self.ask(&self.other, |reply| Ask::Claim { claim, reply }).await?
+    /// Takes it out of its pool, within `limit`; returns when its new limits and its network are in force.
+    pub async fn claim(&self, claim: Box<ClaimSpec>, limit: Duration) -> Result<SandboxView> {
+        self.ask_within(limit, &self.other, |reply| Ask::Claim { claim, reply }).await?
+    }
+
+    /// Gives it another network, within `limit`; returns when that has come to something.
+    pub async fn rewire(&self, wanted: Box<NetworkSpec>, limit: Duration) -> Result<SandboxView> {
+        self.ask_within(limit, &self.other, |reply| Ask::Rewire { wanted, reply }).await?
     }
 
     /// Keeps its files, within `limit`.

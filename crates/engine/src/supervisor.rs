@@ -26,17 +26,19 @@ use futures::FutureExt;
 use moat_agent::protocol::GuestProcess;
 pub use moat_model::lifecycle::Deadlines;
 use moat_model::lifecycle::{Event, Fact, PhaseName, Request, SandboxView, State, Step, step};
+use moat_model::network::{NetworkLease, NetworkSpec};
 use moat_model::spec::{ClaimSpec, ExecSpec, OnTimeout, StopSpec};
 use moat_model::{Cause, ErrorKind, Isolation, Resource, SandboxId, SandboxSpec, Timestamp};
 
 use tokio::time::Instant;
 
 use crate::absent::AbsentDriver;
-use crate::actor::{Actor, Shared, capture_within};
+use crate::actor::{Actor, Shared, capture_within, rewire_within};
 use crate::allocator::{UIDS_PER_BLOCK, UidAllocator};
 use crate::clock::Clock;
 use crate::driver::{Captured, Driver, Place, Usage};
 use crate::error::{Error, Result};
+use crate::fabric::Attachment;
 use crate::guest::{ExecSession, Guest};
 use crate::mailbox::{Handle, Signals, mailbox};
 use crate::outlet::Outlet;
@@ -133,7 +135,8 @@ impl Engine {
         let loaded = store.load()?;
         let tasks = Tasks::default();
         let uids = Arc::new(UidAllocator::new(config.uid_base));
-        let shared = Shared { store, outlet, uids, clock: Clock::start(), detach: tasks.detach.clone() };
+        let fabric = Arc::clone(drivers.fabric());
+        let shared = Shared { store, outlet, uids, fabric, clock: Clock::start(), detach: tasks.detach.clone() };
         let inner = Arc::new(Inner { config, drivers, shared, tasks, table: Mutex::default() });
         let engine = Self { inner };
 
@@ -143,6 +146,7 @@ impl Engine {
                 engine.inner.shared.uids.hold(base);
             }
         }
+        engine.restore_networks(&loaded.records).await?;
         let known: BTreeSet<SandboxId> = loaded.records.iter().map(|record| record.state.id.clone()).collect();
         engine.sweep(&known, loaded.set_aside);
         let mut handles = Vec::with_capacity(loaded.records.len());
@@ -162,14 +166,14 @@ impl Engine {
 
     /// Says which field of `spec` cannot be honoured here.
     pub fn validate(&self, spec: &SandboxSpec) -> Result<()> {
-        validate(self.inner.drivers.pick(spec)?.as_ref(), spec)
+        self.validate_with(self.inner.drivers.pick(spec)?.as_ref(), spec)
     }
 
     /// Creates a sandbox; returns when its main process runs, or its agent is ready if it has none. After an error, which
     /// carries stage and cause, nothing of it is left.
     pub async fn create(&self, id: SandboxId, spec: SandboxSpec) -> Result<SandboxView> {
         let driver = self.inner.drivers.pick(&spec)?;
-        validate(driver.as_ref(), &spec)?;
+        self.validate_with(driver.as_ref(), &spec)?;
         let handle = self.begin(id, spec, driver)?;
         let limits = self.inner.config.deadlines;
         let deadline = Instant::now() + limits.create + limits.agent + limits.main + limits.effect;
@@ -240,10 +244,17 @@ impl Engine {
         self.handle(id)?.keepalive(Request::Keepalive { span, shorten }).await
     }
 
-    /// Makes a member of a pool somebody's; returns when its new limits are in force. Of two claims one wins, the other
+    /// Makes a member of a pool somebody's; returns when its new limits and its network are in force. Of two claims one wins, the other
     /// is a `Conflict`. After any other failure the member was either untouched or is being ended.
     pub async fn claim(&self, id: &SandboxId, claim: ClaimSpec) -> Result<SandboxView> {
-        self.handle(id)?.claim(Box::new(claim)).await
+        self.handle(id)?.claim(Box::new(claim), rewire_within(self.inner.config.deadlines.effect)).await
+    }
+
+    /// Gives one that runs or is paused another network; returns when that is in force. Its address stays, and so does
+    /// whether it has a network at all. After an error the one before holds, as [`Engine::spec`] says, unless the sandbox
+    /// is being ended.
+    pub async fn rewire(&self, id: &SandboxId, wanted: NetworkSpec) -> Result<SandboxView> {
+        self.handle(id)?.rewire(Box::new(wanted), rewire_within(self.inner.config.deadlines.effect)).await
     }
 
     /// Keeps what was changed in its file system in the new file `into`, while it stands still. Ending it meanwhile gives
@@ -349,6 +360,24 @@ impl Engine {
         })
     }
 
+    fn validate_with(&self, driver: &dyn Driver, spec: &SandboxSpec) -> Result<()> {
+        validate(driver, spec)?;
+        self.inner.shared.fabric.validate(&spec.network)
+    }
+
+    /// Before the first actor runs: every place that a record names is taken, whatever driver it needs and whether that is
+    /// there, and what no record names is gone.
+    async fn restore_networks(&self, records: &[SandboxRecord]) -> Result<()> {
+        let held = records.iter().filter_map(|record| Some((network_of(record)?, Attachment::recorded(&record.state))));
+        self.inner.shared.fabric.restore(held.collect()).await.map_err(|error| {
+            Error::caused_by(
+                error.kind,
+                "put the networks of recorded sandboxes in order, before any is taken up",
+                error,
+            )
+        })
+    }
+
     /// Takes a place in the table and starts the actor of a new sandbox.
     fn begin(&self, id: SandboxId, spec: SandboxSpec, driver: Arc<dyn Driver>) -> Result<Handle> {
         let Inner { config, shared, .. } = &*self.inner;
@@ -366,13 +395,23 @@ impl Engine {
         let description = driver.describe();
         // Processes of the host run as users of the host; everything else gets ids of its own.
         let uid_base = if description.isolation == Isolation::Process { 0 } else { shared.uids.take()? };
-        let place = config.place(&id, uid_base);
+        let mut place = config.place(&id, uid_base);
         let mut resources = Vec::new();
         if uid_base != 0 {
             resources.push(Resource::UidRange { base: uid_base, count: UIDS_PER_BLOCK });
         }
+        if spec.network.is_wired() {
+            let lease = shared.fabric.reserve(&Attachment::of(&id, &spec)).inspect_err(|_| {
+                // Nothing is recorded, so nobody else gives it back.
+                if uid_base != 0 {
+                    shared.uids.free(uid_base);
+                }
+            })?;
+            place.network = Some(shared.fabric.place(&lease));
+            resources.push(Resource::Network(lease));
+        }
         let planned = driver.plan(&place, &spec);
-        resources.extend(planned.into_iter().filter(|resource| !matches!(resource, Resource::UidRange { .. })));
+        resources.extend(planned.into_iter().filter(|resource| !is_engines(resource)));
 
         let at = shared.clock.now();
         let state = State::accepted(id, spec, description.name, description.isolation, config.deadlines, at);
@@ -398,12 +437,10 @@ impl Engine {
         // What is shown from the first moment is what the actor is about to make of it: never the belief of a dead daemon.
         let (soon, _) = step(&record.state, Event::new(self.inner.shared.clock.now(), first.clone()));
         let signals = Signals::new(&soon);
-        let holds_uids = |r: &Resource| matches!(r, Resource::UidRange { .. });
-        let planned = matches!(&first, Fact::Planned(resources) if resources.iter().any(holds_uids));
-        if !planned && !record.state.leases.iter().any(|lease| holds_uids(&lease.resource)) {
-            // It holds no block; the one it once had may be somebody else's.
-            signals.uids_freed.swap(true);
-        }
+        // What it does not hold is not its to give back: what it once had may be somebody else's.
+        let holds = |which: fn(&Resource) -> bool| soon.leases.iter().any(|lease| which(&lease.resource));
+        signals.uids_freed.swap(!holds(|resource| matches!(resource, Resource::UidRange { .. })));
+        signals.network_freed.swap(!holds(|resource| matches!(resource, Resource::Network(_))));
         let (handle, inbox) = mailbox(&record.state, signals.clone());
         table.insert(id.clone(), handle.clone());
         let actor = Actor::new(record, Arc::clone(&driver), self.inner.shared.clone(), inbox, signals);
@@ -478,7 +515,25 @@ impl Engine {
     }
 }
 
+/// The engine's own to take and to give back: no driver plans or releases it.
+fn is_engines(resource: &Resource) -> bool {
+    matches!(resource, Resource::UidRange { .. } | Resource::Network(_))
+}
+
+/// The place in the network that a record says is held.
+fn network_of(record: &SandboxRecord) -> Option<NetworkLease> {
+    record.state.leases.iter().find_map(|lease| match &lease.resource {
+        Resource::Network(place) => Some(*place),
+        _ => None,
+    })
+}
+
 fn validate(driver: &dyn Driver, spec: &SandboxSpec) -> Result<()> {
+    if spec.network.is_wired() && driver.describe().isolation == Isolation::Process {
+        let why =
+            format!("{} needs isolation container; processes of the host have the host's network", spec.network.mode);
+        return Err(Error::invalid("network.mode", why));
+    }
     let limited = spec.timeout.is_some() || spec.idle_timeout.is_some();
     if limited && spec.on_timeout == OnTimeout::Pause && driver.freezer().is_none() {
         let why = format!("driver {} cannot pause; leave it at kill", driver.describe().name);

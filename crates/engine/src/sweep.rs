@@ -32,7 +32,8 @@ pub fn orphans(dirs: &[&Path], known: &BTreeSet<SandboxId>) -> BTreeSet<SandboxI
 pub async fn sweep(place: &Place, drivers: &Registry) {
     for driver in drivers.iter() {
         for resource in driver.plan(place, &anything(driver.as_ref())).into_iter().rev() {
-            if matches!(resource, Resource::UidRange { .. }) {
+            // Neither is a driver's. The network was put in order when the engine was opened.
+            if matches!(resource, Resource::UidRange { .. } | Resource::Network(_)) {
                 continue;
             }
             match driver.release(&resource).await {

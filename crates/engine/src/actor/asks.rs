@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_model::ErrorKind;
-use moat_model::lifecycle::{Admission, Fact, Phase, Request, SandboxView, admission};
+use moat_model::lifecycle::{Admission, Fact, Phase, Reason, Request, SandboxView, admission};
+use moat_model::network::NetworkSpec;
 use moat_model::spec::{ClaimSpec, Resources};
 use tokio::sync::oneshot;
 
@@ -24,6 +25,10 @@ pub struct Waiting {
     freezes: Vec<(bool, Reply<SandboxView>)>,
     /// For the one claim there can be.
     claim: Option<Reply<SandboxView>>,
+    /// For the one change of network there can be at a time.
+    rewire: Option<Reply<SandboxView>>,
+    /// Why that change came to nothing.
+    not_rewired: Option<Error>,
     /// For the one capture there can be at a time.
     capture: Option<Reply<Captured>>,
     /// What that capture came to.
@@ -44,6 +49,7 @@ impl Actor {
             Ask::Freeze { request, reply } => self.freeze(request, reply),
             Ask::Keepalive { request, reply } => drop(reply.send(self.keepalive(request))),
             Ask::Claim { claim, reply } => self.claim(claim, reply),
+            Ask::Rewire { wanted, reply } => self.rewire(wanted, reply),
             Ask::Capture { into, reply } => self.capture(into, reply),
             Ask::Touch => self.happen(Fact::Requested(Request::Use)),
             Ask::Guest { reply } => drop(reply.send(self.use_guest())),
@@ -65,6 +71,7 @@ impl Actor {
     /// Takes a request that is done when it is accepted.
     fn take(&mut self, request: Request) -> Result<()> {
         match self.admit(&request) {
+            Admission::Deny(Reason::Unfit(unfit)) => Err(Error::new(ErrorKind::InvalidSpec, unfit.to_string())),
             Admission::Deny(reason) => Err(self.conflict(&reason.to_string())),
             Admission::AlreadySo => Ok(()),
             Admission::Accept => {
@@ -109,12 +116,32 @@ impl Actor {
 
     fn claim(&mut self, claim: Box<ClaimSpec>, reply: Reply<SandboxView>) {
         // Asked of the driver before anything changes: a member must not be lost for a claim it cannot serve.
-        let taken = self.can_retune(&claim.resources).and_then(|()| self.take(Request::Claim(claim)));
-        match taken {
+        let can = self.can_retune(&claim.resources).and_then(|()| match &claim.network {
+            Some(wanted) => self.shared.fabric.validate(wanted),
+            None => Ok(()),
+        });
+        match can.and_then(|()| self.take(Request::Claim(claim))) {
             Ok(()) => self.waiting.claim = Some(reply),
             Err(error) => drop(reply.send(Err(error))),
         }
         self.answer_waiting();
+    }
+
+    fn rewire(&mut self, wanted: Box<NetworkSpec>, reply: Reply<SandboxView>) {
+        let taken = self.shared.fabric.validate(&wanted).and_then(|()| {
+            self.waiting.not_rewired = None;
+            self.take(Request::Rewire(wanted))
+        });
+        match taken {
+            Ok(()) => self.waiting.rewire = Some(reply),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+        self.answer_waiting();
+    }
+
+    /// A change of network failed; whoever asked for it is told when the state says so too.
+    pub(super) fn not_rewired(&mut self, error: Error) {
+        self.waiting.not_rewired = Some(error);
     }
 
     fn can_retune(&self, resources: &Resources) -> Result<()> {
@@ -144,6 +171,7 @@ impl Actor {
     pub(super) fn answer_waiting(&mut self) {
         self.answer_freezes();
         self.answer_claim();
+        self.answer_rewire();
         self.answer_capture();
     }
 
@@ -166,11 +194,29 @@ impl Actor {
     fn answer_claim(&mut self) {
         let state = &self.record.state;
         let answer = match state.phase {
-            Phase::Running { .. } | Phase::Paused { .. } if state.retuning.is_some() => return,
+            Phase::Running { .. } | Phase::Paused { .. } if state.is_claiming() => return,
             Phase::Running { .. } | Phase::Paused { .. } => Ok(state.view()),
             _ => Err(self.last_failure()),
         };
         if let Some(reply) = self.waiting.claim.take() {
+            drop(reply.send(answer));
+        }
+    }
+
+    fn answer_rewire(&mut self) {
+        let state = &self.record.state;
+        let up = matches!(state.phase, Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_));
+        if self.waiting.rewire.is_none() || up && state.rewiring.is_some() {
+            return;
+        }
+        let answer = match self.waiting.not_rewired.take() {
+            Some(error) => Err(error),
+            None if up => Ok(state.view()),
+            None => {
+                Err(self.conflict(&format!("the change of its network was given up: it is {}", state.phase.name())))
+            }
+        };
+        if let Some(reply) = self.waiting.rewire.take() {
             drop(reply.send(answer));
         }
     }
@@ -206,6 +252,12 @@ impl Actor {
     fn conflict(&self, why: &str) -> Error {
         Error::new(ErrorKind::Conflict, format!("sandbox {}: {why}", self.id()))
     }
+}
+
+/// How long a claim, or a change of network, may take from its request to its answer, given how long one effect may.
+pub fn rewire_within(effect: Duration) -> Duration {
+    // Limits and network, or a network and the one before; a freeze or thaw that was in the lane before, and some time more.
+    effect * 4
 }
 
 /// How long a capture may take from its request to its answer, given how long its parts may.

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::effects::{Context, Outcome, failure, is_start, perform};
 use crate::error::{Error, Result};
+use crate::fabric::Fabric;
 use crate::guest::Guest;
 use crate::lane::{Ended, Lane};
 use crate::mailbox::{Ask, Inbox, Signals};
@@ -31,7 +32,7 @@ use crate::pump::pump;
 use crate::record::{SandboxRecord, Store};
 
 use asks::Waiting;
-pub use asks::capture_within;
+pub use asks::{capture_within, rewire_within};
 
 /// How long after a failed write the record is written again.
 const REWRITE_AFTER: Duration = Duration::from_secs(1);
@@ -45,6 +46,8 @@ pub struct Shared {
     pub outlet: Arc<dyn Outlet>,
     /// Blocks of user ids.
     pub uids: Arc<UidAllocator>,
+    /// What connects sandboxes.
+    pub fabric: Arc<dyn Fabric>,
     /// Time.
     pub clock: Clock,
     /// The daemon lets go of its sandboxes.
@@ -195,8 +198,10 @@ impl Actor {
         self.record.state = next;
         if changed && let Err(error) = self.write() {
             let coming_up = matches!(self.record.state.phase, Phase::Preparing { .. } | Phase::Starting { .. });
-            if coming_up {
+            let claimed_or_rewired = |effect: &Effect| matches!(effect, Effect::Retune(_) | Effect::Rewire(_));
+            if coming_up || effects.iter().any(claimed_or_rewired) {
                 // Nothing may exist that is not written down. The way down may go on: every effect of it can be repeated.
+                self.not_rewired(Error::new(error.kind, error.chain()));
                 return self.happen(Fact::RecordUnwritable(error.chain()));
             }
         }
@@ -213,6 +218,7 @@ impl Actor {
                 self.unwritten = None;
                 self.publish();
                 self.free_uids();
+                self.free_network();
                 Ok(())
             }
             Err(error) => {
@@ -248,6 +254,18 @@ impl Actor {
         }
     }
 
+    /// So does a place in the network.
+    fn free_network(&self) {
+        let state = &self.record.state;
+        let held = state.leases.iter().any(|lease| matches!(lease.resource, Resource::Network(_)));
+        if let Some(lease) = &state.network
+            && !held
+            && !self.signals.network_freed.swap(true)
+        {
+            self.shared.fabric.free(lease);
+        }
+    }
+
     fn came(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Fact(fact) => self.happen(fact),
@@ -258,6 +276,9 @@ impl Actor {
                 if let Fact::CaptureFailed(detail) | Fact::FreezeFailed(detail) = &fact {
                     let what = format!("capture sandbox {}: {detail}", self.id());
                     self.waiting.captured = Some(Err(Error::new(kind, what)));
+                }
+                if let Fact::RewireFailed(detail) | Fact::RewireInDoubt(detail) = &fact {
+                    self.not_rewired(Error::new(kind, detail.clone()));
                 }
                 self.happen(fact);
             }
@@ -343,7 +364,12 @@ impl Actor {
     }
 
     fn context(&self) -> Context {
-        Context { record: Arc::new(self.record.clone()), driver: Arc::clone(&self.driver), guest: self.guest.clone() }
+        Context {
+            record: Arc::new(self.record.clone()),
+            driver: Arc::clone(&self.driver),
+            fabric: Arc::clone(&self.shared.fabric),
+            guest: self.guest.clone(),
+        }
     }
 
     fn watch_main(&mut self) {

@@ -2,9 +2,11 @@
 
 use super::PhaseName;
 use super::event::Request;
+use super::rewire::Unfit;
 use super::state::{Phase, Rung, State, Stopping, Then};
 use crate::Timestamp;
-use crate::spec::{Owner, StopSpec};
+use crate::network::NetworkSpec;
+use crate::spec::{ClaimSpec, Owner, StopSpec};
 
 /// The answer to a request, before anything is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,10 @@ pub enum Reason {
     Capturing,
     /// A claim is under way: ask again after it.
     Claiming,
+    /// Another network is being given to it: ask again after it.
+    Rewiring,
+    /// It cannot have that network.
+    Unfit(Unfit),
     /// It is nobody's yet.
     Pooled,
     /// It is somebody's already, or was never in a pool.
@@ -42,6 +48,10 @@ impl std::fmt::Display for Reason {
             Self::Busy => f.write_str("the sandbox is being paused or resumed; ask again when that is done"),
             Self::Capturing => f.write_str("a snapshot of the sandbox is being taken; ask again when that is done"),
             Self::Claiming => f.write_str("the sandbox is just being taken from its pool; ask again when that is done"),
+            Self::Rewiring => {
+                f.write_str("the network of the sandbox is just being changed; ask again when that is done")
+            }
+            Self::Unfit(unfit) => unfit.fmt(f),
             Self::Pooled => f.write_str("the sandbox stands ready in a pool and is nobody's yet; claim it first"),
             Self::NotPooled => f.write_str("the sandbox is not a free member of a pool"),
         }
@@ -57,11 +67,12 @@ pub fn admission(state: &State, request: &Request, at: Timestamp) -> Admission {
         Request::Stop(how) => stop(&state.phase, how, at),
         Request::Keepalive { .. } => keepalive(state),
         Request::Claim(_) if state.spec.origin.owner != Owner::Pool => Admission::Deny(Reason::NotPooled),
-        Request::Claim(_) => match state.phase {
-            Phase::Running { freezing: false } => Admission::Accept,
+        Request::Claim(claim) => match state.phase {
+            Phase::Running { freezing: false } => unless_unfit(state, claim),
             Phase::Running { freezing: true } | Phase::Paused { thawing: true } => Admission::Deny(Reason::Busy),
             _ => not_running(&state.phase),
         },
+        Request::Rewire(wanted) => rewire(state, wanted),
         Request::Pause => match state.phase {
             Phase::Running { freezing: false } => unless_claiming(state),
             Phase::Running { freezing: true } | Phase::Paused { thawing: false } => Admission::AlreadySo,
@@ -89,7 +100,31 @@ pub fn admission(state: &State, request: &Request, at: Timestamp) -> Admission {
 }
 
 fn unless_claiming(state: &State) -> Admission {
-    if state.retuning.is_some() { Admission::Deny(Reason::Claiming) } else { Admission::Accept }
+    if state.is_claiming() { Admission::Deny(Reason::Claiming) } else { Admission::Accept }
+}
+
+fn unless_unfit(state: &State, claim: &ClaimSpec) -> Admission {
+    match claim.network.as_ref().map(|wanted| state.rewired(wanted)) {
+        Some(Err(unfit)) => Admission::Deny(Reason::Unfit(unfit)),
+        _ => Admission::Accept,
+    }
+}
+
+fn rewire(state: &State, wanted: &NetworkSpec) -> Admission {
+    match state.phase {
+        Phase::Running { freezing: true } | Phase::Paused { thawing: true } => Admission::Deny(Reason::Busy),
+        Phase::Running { .. } | Phase::Paused { .. } if state.spec.origin.owner == Owner::Pool => {
+            Admission::Deny(Reason::Pooled)
+        }
+        Phase::Running { .. } | Phase::Paused { .. } if state.is_claiming() => Admission::Deny(Reason::Claiming),
+        Phase::Running { .. } | Phase::Paused { .. } if state.rewiring.is_some() => Admission::Deny(Reason::Rewiring),
+        Phase::Running { .. } | Phase::Paused { .. } => match state.rewired(wanted) {
+            Err(unfit) => Admission::Deny(Reason::Unfit(unfit)),
+            Ok(to) if to == state.spec.network => Admission::AlreadySo,
+            Ok(_) => Admission::Accept,
+        },
+        _ => not_running(&state.phase),
+    }
 }
 
 /// A life span can be given to whatever has one, frozen or not, also while the daemon is finding it again.

@@ -200,6 +200,8 @@ impl Life {
             self.now.exit.get_or_insert(Exit::unknown());
         }
         self.now.ended_at = Some(self.at);
+        self.now.retuning = None;
+        self.now.rewiring = None;
         self.note(cause.message());
         self.now.phase = match cause {
             Cause::AgentLost { .. } | Cause::Lost { .. } | Cause::StartFailed { .. } => Phase::Failed { cause },

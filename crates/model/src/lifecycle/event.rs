@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::rewire::Rewiring;
+use crate::network::NetworkSpec;
 use crate::spec::{ClaimSpec, Resources, Signal, StopSpec};
 use crate::{Exit, Resource, Timestamp};
 
@@ -65,6 +67,12 @@ pub enum Fact {
     Retuned,
     /// They could not be set.
     RetuneFailed(String),
+    /// Another network is in force.
+    Rewired,
+    /// It could not be given; the one before is in force still.
+    RewireFailed(String),
+    /// It could not be given, and whether the one before is in force is not known.
+    RewireInDoubt(String),
     /// Nothing in it runs any more.
     Destroyed,
     /// Something may still run.
@@ -86,7 +94,7 @@ pub enum Fact {
     FoundGone(String),
     /// The driver could not say.
     RecoverFailed(String),
-    /// The record could not be written while the sandbox was being brought up.
+    /// The record could not be written while the sandbox was being brought up, claimed, or given another network.
     RecordUnwritable(String),
     /// The actor of this sandbox broke and was replaced; nothing it was doing goes on.
     ActorBroken(String),
@@ -130,6 +138,8 @@ pub enum Request {
     },
     /// Be somebody's: only a member of a pool.
     Claim(Box<ClaimSpec>),
+    /// Have another network: rules, names, ports, limits.
+    Rewire(Box<NetworkSpec>),
     /// Keep what was changed in its file system.
     Capture {
         /// In this file.
@@ -165,6 +175,9 @@ impl Fact {
             Self::CaptureFailed(_) => "capture failed",
             Self::Retuned => "retuned",
             Self::RetuneFailed(_) => "retune failed",
+            Self::Rewired => "rewired",
+            Self::RewireFailed(_) => "rewire failed",
+            Self::RewireInDoubt(_) => "rewire in doubt",
             Self::Destroyed => "destroyed",
             Self::DestroyFailed(_) => "destroy failed",
             Self::Measured { .. } => "measured",
@@ -183,6 +196,7 @@ impl Fact {
             Self::Requested(Request::Resume { .. }) => "resume requested",
             Self::Requested(Request::Keepalive { .. }) => "keepalive requested",
             Self::Requested(Request::Claim(_)) => "claim requested",
+            Self::Requested(Request::Rewire(_)) => "rewire requested",
             Self::Requested(Request::Capture { .. }) => "capture requested",
             Self::Requested(Request::Delete) => "delete requested",
             Self::Requested(Request::Use) => "use requested",
@@ -193,7 +207,7 @@ impl Fact {
 /// What is to be done. Its result comes back as an event; each may be done twice, after a crash in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// The driver's `create`.
+    /// The network's `attach`, then the driver's `create`.
     Create,
     /// The driver's `start`.
     StartAgent,
@@ -218,6 +232,8 @@ pub enum Effect {
     AbandonCapture,
     /// The driver's tuner.
     Retune(Resources),
+    /// The network's `change`.
+    Rewire(Box<Rewiring>),
     /// End everything in it: ask the agent, if polite and there is one, then the driver's `kill`.
     Destroy {
         /// Whether to ask the agent first.
@@ -225,7 +241,7 @@ pub enum Effect {
     },
     /// The driver's `usage`.
     Measure,
-    /// The driver's `release`, or the engine's own for a range of user ids.
+    /// The driver's `release`, the network's `detach`, or the engine's own for a range of user ids.
     Release(Resource),
     /// The driver's `recover`.
     Recover {

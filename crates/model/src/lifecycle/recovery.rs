@@ -90,6 +90,8 @@ impl Life {
         }
         if let Some(resources) = self.now.retuning.clone() {
             self.retune(resources);
+        } else {
+            self.ask_rewire();
         }
         if then == Then::Pause {
             self.now.phase = Phase::Running { freezing: true };

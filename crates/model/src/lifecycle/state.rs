@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Deadlines, PhaseName, SandboxView, Timeline};
+use super::{Deadlines, PhaseName, Rewiring, SandboxView, Timeline};
+use crate::network::NetworkLease;
 use crate::spec::{Resources, Signal, StopSpec};
 use crate::{Cause, Exit, Isolation, Lease, SandboxId, SandboxSpec, TimeLimit, Timestamp};
 
@@ -63,6 +64,12 @@ pub struct State {
     /// Limits of a claim that are not in force yet.
     #[serde(default)]
     pub retuning: Option<Resources>,
+    /// Its place in the node's network. Kept when it has ended; by then the place may be another's.
+    #[serde(default)]
+    pub network: Option<NetworkLease>,
+    /// A network that is asked for and not in force yet; the one in `spec` was before it.
+    #[serde(default)]
+    pub rewiring: Option<Rewiring>,
     /// When it reached a terminal phase.
     pub ended_at: Option<Timestamp>,
     /// How its main process ended.
@@ -271,6 +278,8 @@ impl State {
             last_use: at,
             expired: None,
             retuning: None,
+            network: None,
+            rewiring: None,
             ended_at: None,
             exit: None,
             timeline,
@@ -300,6 +309,7 @@ impl State {
             on_timeout: self.spec.on_timeout,
             resources: self.spec.resources.clone(),
             origin: self.spec.origin.clone(),
+            address: self.network.map(|lease| lease.address),
             ended_at: self.ended_at,
             // Told together with the cause: until the kernel was asked, an exit may still turn out to be for memory.
             exit: if cause.is_some() { self.exit } else { None },

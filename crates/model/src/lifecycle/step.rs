@@ -79,6 +79,9 @@ impl Life {
             Fact::CaptureFailed(detail) => self.capture_written(&format!("capture failed: {detail}")),
             Fact::Retuned => self.retuned(),
             Fact::RetuneFailed(detail) => self.retune_failed(detail),
+            Fact::Rewired => self.rewire_done(),
+            Fact::RewireFailed(detail) => self.rewire_failed(detail),
+            Fact::RewireInDoubt(detail) => self.rewire_in_doubt(detail),
             Fact::Destroyed => self.destroyed(),
             Fact::DestroyFailed(detail) => self.destroy_failed(&detail),
             Fact::Measured { oom_kills } => self.measured(oom_kills),
@@ -101,6 +104,10 @@ impl Life {
         if self.now.phase != Phase::Pending {
             return;
         }
+        self.now.network = resources.iter().find_map(|resource| match resource {
+            Resource::Network(lease) => Some(*lease),
+            _ => None,
+        });
         self.now.leases =
             resources.into_iter().map(|resource| Lease { resource, state: LeaseState::Intended }).collect();
         self.now.phase = Phase::Preparing { deadline: self.at.plus(self.now.deadlines.create) };
@@ -206,6 +213,8 @@ impl Life {
         if matches!(self.now.phase, Phase::Preparing { .. } | Phase::Starting { .. }) {
             self.note(format!("record could not be written: {detail}"));
             self.abandon(Cause::StartFailed { stage: "write record".to_owned(), detail });
+        } else {
+            self.change_unwritable(detail);
         }
     }
 
@@ -309,6 +318,7 @@ impl Life {
             Request::Resume { timeout } => self.resume(timeout),
             Request::Keepalive { span, shorten } => self.keep_alive(span, shorten),
             Request::Claim(claim) => self.claim(*claim),
+            Request::Rewire(wanted) => self.rewire(&wanted),
             Request::Capture { into } => self.capture(into),
             Request::Delete => self.delete(),
             Request::Use => self.now.last_use = self.at,

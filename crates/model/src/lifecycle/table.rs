@@ -28,6 +28,7 @@ pub const TABLE: &[Transition] = &[
     t("capturing/freezing", "frozen", "capturing/writing"),
     t("capturing/freezing", "kill requested", "stopping/thawing"),
     t("capturing/freezing", "main exited", "stopping/thawing"),
+    t("capturing/freezing", "rewire in doubt", "stopping/thawing"),
     t("capturing/freezing", "stop requested", "stopping/thawing"),
     t("capturing/thawing", "actor broken", "stopping/destroying"),
     t("capturing/thawing", "agent lost", "stopping/destroying"),
@@ -35,6 +36,7 @@ pub const TABLE: &[Transition] = &[
     t("capturing/thawing", "delete requested", "stopping/thawing"),
     t("capturing/thawing", "kill requested", "stopping/thawing"),
     t("capturing/thawing", "main exited", "stopping/thawing"),
+    t("capturing/thawing", "rewire in doubt", "stopping/thawing"),
     t("capturing/thawing", "stop requested", "stopping/thawing"),
     t("capturing/thawing", "thaw failed", "paused"),
     t("capturing/thawing", "thawed", "running"),
@@ -48,7 +50,10 @@ pub const TABLE: &[Transition] = &[
     t("capturing/writing", "delete requested", "stopping/thawing"),
     t("capturing/writing", "kill requested", "stopping/thawing"),
     t("capturing/writing", "main exited", "stopping/thawing"),
+    t("capturing/writing", "record unwritable", "stopping/thawing"),
     t("capturing/writing", "retune failed", "stopping/thawing"),
+    t("capturing/writing", "rewire failed", "stopping/thawing"),
+    t("capturing/writing", "rewire in doubt", "stopping/thawing"),
     t("capturing/writing", "stop requested", "stopping/thawing"),
     t("paused", "actor broken", "stopping/destroying"),
     t("paused", "agent lost", "stopping/destroying"),
@@ -57,8 +62,11 @@ pub const TABLE: &[Transition] = &[
     t("paused", "delete requested", "stopping/thawing"),
     t("paused", "kill requested", "stopping/thawing"),
     t("paused", "main exited", "stopping/thawing"),
+    t("paused", "record unwritable", "stopping/thawing"),
     t("paused", "resume requested", "paused/thawing"),
     t("paused", "retune failed", "stopping/thawing"),
+    t("paused", "rewire failed", "stopping/thawing"),
+    t("paused", "rewire in doubt", "stopping/thawing"),
     t("paused", "stop requested", "stopping/thawing"),
     t("paused/thawing", "actor broken", "stopping/destroying"),
     t("paused/thawing", "agent lost", "stopping/destroying"),
@@ -66,7 +74,10 @@ pub const TABLE: &[Transition] = &[
     t("paused/thawing", "delete requested", "stopping/thawing"),
     t("paused/thawing", "kill requested", "stopping/thawing"),
     t("paused/thawing", "main exited", "stopping/thawing"),
+    t("paused/thawing", "record unwritable", "stopping/thawing"),
     t("paused/thawing", "retune failed", "stopping/thawing"),
+    t("paused/thawing", "rewire failed", "stopping/thawing"),
+    t("paused/thawing", "rewire in doubt", "stopping/thawing"),
     t("paused/thawing", "stop requested", "stopping/thawing"),
     t("paused/thawing", "thaw failed", "paused"),
     t("paused/thawing", "thawed", "running"),
@@ -110,7 +121,11 @@ pub const TABLE: &[Transition] = &[
     t("running", "main exited", "stopping/destroying"),
     t("running", "main exited", "stopping/draining"),
     t("running", "pause requested", "running/freezing"),
+    t("running", "record unwritable", "stopping/destroying"),
     t("running", "retune failed", "stopping/destroying"),
+    t("running", "rewire failed", "stopping/destroying"),
+    t("running", "rewire in doubt", "stopping/destroying"),
+    t("running", "rewire in doubt", "stopping/killing"),
     t("running", "stop requested", "stopping/asking"),
     t("running", "stop requested", "stopping/destroying"),
     t("running", "stop requested", "stopping/killing"),
@@ -126,7 +141,10 @@ pub const TABLE: &[Transition] = &[
     t("running/freezing", "frozen", "paused"),
     t("running/freezing", "kill requested", "stopping/thawing"),
     t("running/freezing", "main exited", "stopping/thawing"),
+    t("running/freezing", "record unwritable", "stopping/thawing"),
     t("running/freezing", "retune failed", "stopping/thawing"),
+    t("running/freezing", "rewire failed", "stopping/thawing"),
+    t("running/freezing", "rewire in doubt", "stopping/thawing"),
     t("running/freezing", "stop requested", "stopping/thawing"),
     t("running/freezing", "time passed", "stopping/thawing"),
     t("starting/agent", "actor broken", "stopping/destroying"),
@@ -157,6 +175,7 @@ pub const TABLE: &[Transition] = &[
     t("stopping/asking", "kill requested", "stopping/killing"),
     t("stopping/asking", "main exited", "stopping/destroying"),
     t("stopping/asking", "main exited", "stopping/draining"),
+    t("stopping/asking", "rewire in doubt", "stopping/killing"),
     t("stopping/asking", "stop requested", "stopping/killing"),
     t("stopping/asking", "time passed", "stopping/killing"),
     t("stopping/destroying", "destroyed", "stopping/measuring"),
@@ -299,8 +318,12 @@ frozen if `on_timeout` says so; if it cannot be frozen it is killed. Resuming on
 again. A keepalive never shortens a life unless it says so.
 
 A member of a pool has no time limits until it is claimed. A claim changes whose it is in one step, so of two claims one wins;
-limits that come with it are set after that step, nothing else may use the sandbox before they hold, and if they cannot be set
-the sandbox ends.
+limits that come with it, and then its network, are set after that step, nothing else may use the sandbox before they hold, and
+if they cannot be set the sandbox ends.
+
+A network asked for on a live sandbox is written down beside the one in force, and takes its place when it is in force. If it
+cannot be given, the one before stays; if that cannot be made sure of, the sandbox ends. After a restart of the daemon in
+between, nothing passes until the sandbox is found, and then the new one is asked for again.
 
 Every arrow (a fact not listed for a spot leaves the sandbox there):
 

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::table::{TABLE, Transition};
 use super::*;
+use crate::network::{Action, EgressPolicy, NetworkLease, NetworkMode, NetworkSpec};
 use crate::spec::{ClaimSpec, IngressSpec, OnTimeout, Owner, ProcessDefaults, Resources, RootSpec, Signal, StopSpec};
 use crate::{
     Cause, Exit, Isolation, LeaseState, Namespace, ProcessSpec, Resource, SandboxId, SandboxSpec, TimeLimit, Timestamp,
@@ -31,16 +32,41 @@ fn accepted_as(spec: SandboxSpec) -> State {
     State::accepted(id, spec, "fake", Isolation::Container, Deadlines::default(), ms(0))
 }
 
+/// The same with a network.
+fn wired(spec: SandboxSpec) -> SandboxSpec {
+    SandboxSpec { network: NetworkSpec::new(NetworkMode::Internal), ..spec }
+}
+
+/// A network other than that of [`wired`] ones.
+fn other_network() -> NetworkSpec {
+    let egress = EgressPolicy { default: Action::Deny, rules: vec![] };
+    NetworkSpec { egress, ..NetworkSpec::new(NetworkMode::Internet) }
+}
+
+fn rewire(to: NetworkSpec) -> Fact {
+    Fact::Requested(Request::Rewire(Box::new(to)))
+}
+
 /// A member of a pool that stands ready.
-fn pooled() -> State {
+fn pooled(with_network: bool) -> State {
     let mut member = spec(false, Some(secs(5)));
+    if with_network {
+        member = wired(member);
+    }
     member.origin.owner = Owner::Pool;
     member.idle_timeout = Some(secs(5));
     let mut state = accepted_as(member);
-    for fact in [Fact::Planned(resources()), Fact::Created, Fact::AgentReady] {
+    for fact in [planned(&state), Fact::Created, Fact::AgentReady] {
         feed(&mut state, 10, fact);
     }
     state
+}
+
+/// A claim that brings another network, if the sandbox has one.
+fn claim_with_network(memory: Option<u64>, state: &State) -> Fact {
+    let Fact::Requested(Request::Claim(mut claim)) = claim(memory) else { unreachable!() };
+    claim.network = state.network.map(|_| other_network());
+    Fact::Requested(Request::Claim(claim))
 }
 
 fn claim(memory: Option<u64>) -> Fact {
@@ -83,6 +109,15 @@ fn resources() -> Vec<Resource> {
         Resource::Directory { path: PathBuf::from("/run/moat/x") },
         Resource::Cgroup { name: "x".into() },
     ]
+}
+
+/// What the engine and the driver plan for it.
+fn planned(state: &State) -> Fact {
+    let mut planned = resources();
+    if state.spec.network.is_wired() {
+        planned.insert(1, Resource::Network(NetworkLease { slot: 1, address: [10, 0, 0, 1].into() }));
+    }
+    Fact::Planned(planned)
 }
 
 fn feed(state: &mut State, at: i64, fact: Fact) -> Vec<Effect> {
@@ -177,7 +212,7 @@ fn a_life_span_stands_while_it_is_frozen() {
 
 #[test]
 fn of_two_claims_one_finds_a_member() {
-    let mut state = pooled();
+    let mut state = pooled(false);
     assert_eq!((state.phase.spot(), state.deadline(), state.expires_at), ("running", None, None));
     let Fact::Requested(request) = claim(Some(7)) else { unreachable!() };
     assert_eq!(admission(&state, &request, ms(100)), Admission::Accept);
@@ -190,6 +225,89 @@ fn of_two_claims_one_finds_a_member() {
     feed(&mut state, 105, Fact::Retuned);
     assert_eq!((state.view().ready_at, state.retuning.is_none()), (Some(ms(105)), true));
     assert_eq!(admission(&state, &Request::Use, ms(105)), Admission::Accept);
+}
+
+/// A sandbox with a network that runs.
+fn networked() -> State {
+    let mut state = accepted_as(wired(spec(false, None)));
+    for fact in [planned(&state), Fact::Created, Fact::AgentReady] {
+        feed(&mut state, 10, fact);
+    }
+    state
+}
+
+#[test]
+fn a_network_is_on_record_as_asked_for_until_it_is_in_force() {
+    let mut state = networked();
+    assert_eq!(state.view().address, Some([10, 0, 0, 1].into()));
+    let before = state.spec.network.clone();
+    let asked = Rewiring { to: other_network(), claim: false };
+    assert_eq!(feed(&mut state, 20, rewire(other_network())), [Effect::Rewire(Box::new(asked.clone()))]);
+    assert_eq!((&state.spec.network, &state.rewiring), (&before, &Some(asked.clone())));
+    let again = Request::Rewire(Box::new(other_network()));
+    assert_eq!(admission(&state, &again, ms(20)), Admission::Deny(Reason::Rewiring));
+    assert_eq!(admission(&state, &Request::Use, ms(20)), Admission::Accept, "it lives on under the old rules");
+    feed(&mut state, 21, Fact::RewireFailed("busy".into()));
+    assert_eq!((&state.spec.network, &state.rewiring, state.phase.spot()), (&before, &None, "running"));
+
+    // The daemon dies after the kernel has the new rules: they are asked for again.
+    feed(&mut state, 30, rewire(other_network()));
+    assert_eq!(feed(&mut state, 31, Fact::Restarted), [Effect::Recover { thaw: true }]);
+    let effects = feed(&mut state, 32, Fact::Adopted(MainSeen::Idle));
+    assert!(effects.contains(&Effect::Rewire(Box::new(asked))), "{effects:?}");
+    feed(&mut state, 33, Fact::Rewired);
+    assert_eq!((&state.spec.network, &state.rewiring), (&other_network(), &None));
+    assert_eq!(admission(&state, &again, ms(34)), Admission::AlreadySo);
+
+    // Nobody can say which holds.
+    feed(&mut state, 40, rewire(before));
+    feed(&mut state, 41, Fact::RewireInDoubt("no answer".into()));
+    assert_eq!(state.phase.spot(), "stopping/destroying");
+    assert!(state.rewiring.is_some(), "nothing passes if the daemon dies on the way down");
+}
+
+#[test]
+fn what_cannot_change_on_a_live_sandbox_is_named() {
+    let state = networked();
+    let ask = |spec: NetworkSpec| match admission(&state, &Request::Rewire(Box::new(spec)), ms(20)) {
+        Admission::Deny(Reason::Unfit(unfit)) => unfit.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(ask(NetworkSpec::default()).starts_with("network.mode: internal cannot become isolated"));
+    assert!(ask(NetworkSpec::new(NetworkMode::Host)).starts_with("network.mode:"));
+    let moved = NetworkSpec { address: Some([10, 0, 0, 2].into()), ..other_network() };
+    assert!(ask(moved).starts_with("network.address: it stays 10.0.0.1"));
+    let same = NetworkSpec { address: Some([10, 0, 0, 1].into()), ..other_network() };
+    assert_eq!(state.rewired(&same).unwrap(), other_network(), "its own address is no change");
+    let lone = running();
+    assert!(lone.rewired(&other_network()).unwrap_err().to_string().starts_with("network.mode: isolated cannot"));
+    let policy = EgressPolicy { default: Action::Deny, rules: vec![] };
+    let rules = NetworkSpec { egress: policy, ..NetworkSpec::default() };
+    assert!(lone.rewired(&rules).unwrap_err().to_string().starts_with("network.mode: isolated has no rules"));
+}
+
+#[test]
+fn a_claim_sets_limits_and_then_the_network() {
+    let mut state = pooled(true);
+    let member = state.spec.network.clone();
+    let claim = claim_with_network(Some(7), &state);
+    assert!(matches!(feed(&mut state, 100, claim)[..], [Effect::Retune(_)]));
+    let to_be = Rewiring { to: other_network(), claim: true };
+    assert_eq!(feed(&mut state, 101, Fact::Retuned), [Effect::Rewire(Box::new(to_be))]);
+    assert_eq!((state.ready_at, &state.spec.network), (None, &member));
+    assert_eq!(admission(&state, &Request::Use, ms(102)), Admission::Deny(Reason::Claiming));
+    let change = Request::Rewire(Box::new(member.clone()));
+    assert_eq!(admission(&state, &change, ms(102)), Admission::Deny(Reason::Claiming));
+    feed(&mut state, 103, Fact::Rewired);
+    assert_eq!((state.ready_at, &state.spec.network), (Some(ms(103)), &other_network()));
+
+    // One that asks for no other network becomes somebody's all the same.
+    let mut state = pooled(true);
+    let to_be = Rewiring { to: member, claim: true };
+    assert_eq!(feed(&mut state, 100, super::tests::claim(None)), [Effect::Rewire(Box::new(to_be))]);
+    feed(&mut state, 101, Fact::RewireFailed("taken".into()));
+    assert_eq!(state.phase.spot(), "stopping/destroying");
+    assert!(state.rewiring.is_some(), "nothing passes on the way down");
 }
 
 #[test]
@@ -283,6 +401,7 @@ impl World {
             None => {}
         }
         self.check_clocks(&before, &after, &fact);
+        check_network(&before, &after, &fact);
         if before.is_terminal() {
             assert_eq!(before.view(), after.view(), "a terminal view changed by {fact:?}");
         } else if after.is_terminal() {
@@ -376,6 +495,9 @@ impl World {
             }
             Effect::Retune(_) if bad => Fact::RetuneFailed(oops()),
             Effect::Retune(_) => Fact::Retuned,
+            Effect::Rewire(_) if bad && luck.is_multiple_of(12) => Fact::RewireInDoubt(oops()),
+            Effect::Rewire(_) if bad => Fact::RewireFailed(oops()),
+            Effect::Rewire(_) => Fact::Rewired,
             Effect::Destroy { .. } if bad => Fact::DestroyFailed(oops()),
             Effect::Destroy { .. } => Fact::Destroyed,
             Effect::Measure => Fact::Measured { oom_kills: Some(u64::from(luck % 3)) },
@@ -396,7 +518,7 @@ impl World {
     fn turn(&mut self, what: u8, pick: u8, luck: u8) {
         let grace = Duration::from_millis(u64::from(luck) * 20);
         let span = luck.is_multiple_of(2).then(|| Duration::from_millis(u64::from(luck) * 40));
-        match what % 26 {
+        match what % 27 {
             0 => self.event(Fact::Requested(Request::Stop(StopSpec { signal: Signal::TERM, grace }))),
             1 if luck.is_multiple_of(2) => self.event(Fact::Requested(Request::Kill)),
             2 if luck.is_multiple_of(4) => self.event(Fact::Requested(Request::Delete)),
@@ -404,7 +526,13 @@ impl World {
             5 => self.event(resume(span)),
             20 => self.event(Fact::Requested(Request::Keepalive { span, shorten: luck.is_multiple_of(3) })),
             21 => self.event(capture()),
+            22 if luck.is_multiple_of(5) => {
+                self.event(claim_with_network(luck.is_multiple_of(2).then_some(1), &self.state))
+            }
             22 => self.event(claim(luck.is_multiple_of(2).then_some(1 + u64::from(luck % 4 / 2)))),
+            24 if luck.is_multiple_of(3) => self.event(rewire(NetworkSpec::new(NetworkMode::Internal))),
+            24 if luck.is_multiple_of(7) => self.event(rewire(NetworkSpec::default())),
+            24 => self.event(rewire(other_network())),
             23 => self.pass_time(),
             6 => self.event(Fact::Requested(Request::Use)),
             7 => self.event(Fact::Restarted),
@@ -420,7 +548,7 @@ impl World {
             _ => self.answer(pick, luck),
         }
         if self.state.phase == Phase::Pending {
-            self.event(Fact::Planned(resources()));
+            self.event(planned(&self.state));
         }
     }
 
@@ -451,16 +579,40 @@ impl World {
     }
 }
 
-fn check_history(kind: (bool, bool, bool), limits: [Option<u16>; 2], turns: &[(u8, u8, u8)]) -> World {
-    let (main, pool, pauses) = kind;
+/// What is true of the network, whatever happens.
+fn check_network(before: &State, after: &State, fact: &Fact) {
+    let address = |state: &State| state.view().address;
+    assert!(address(before).is_none() || address(before) == address(after), "it moved by {fact:?}");
+    if before.spec.network != after.spec.network {
+        let asked = before.rewiring.as_ref().map(|rewiring| &rewiring.to);
+        assert_eq!((fact, asked), (&Fact::Rewired, Some(&after.spec.network)), "on record before it is in force");
+    }
+    assert!(after.network.is_none() || after.spec.network.is_wired(), "its network was taken away by {fact:?}");
+    assert!(after.rewiring.is_none() || after.network.is_some(), "another network without one");
+    if let (None, Some(rewiring)) = (&before.rewiring, &after.rewiring) {
+        let wanted = if rewiring.claim { "claim requested" } else { "rewire requested" };
+        assert_eq!(fact.name(), wanted);
+    }
+    if after.is_terminal() {
+        assert!(after.rewiring.is_none() && after.retuning.is_none());
+    }
+    // A member's network is nobody's until everything of its claim is in force.
+    let ready = |state: &State| state.ready_at.is_some();
+    if ready(after) && !ready(before) && after.spec.origin.from_pool {
+        assert!(!after.is_claiming(), "ready by {fact:?}");
+    }
+}
+
+fn check_history(kind: (bool, bool, bool, bool), limits: [Option<u16>; 2], turns: &[(u8, u8, u8)]) -> World {
+    let (main, pool, pauses, with_network) = kind;
     let [timeout, idle_timeout] = limits.map(|limit| limit.map(|ms| Duration::from_millis(u64::from(ms))));
     let mut asked = SandboxSpec { idle_timeout, ..spec(main && !pool, timeout) };
     asked.origin.owner = if pool { Owner::Pool } else { Owner::Api };
     asked.on_timeout = if pauses { OnTimeout::Pause } else { OnTimeout::Kill };
-    let start = accepted_as(asked);
+    let start = accepted_as(if with_network { wired(asked) } else { asked });
     let mut world = World::new(start);
     if turns.first().is_none_or(|(_, _, luck)| *luck >= 16) {
-        world.event(Fact::Planned(resources()));
+        world.event(planned(&world.start));
     }
     for (what, pick, luck) in turns {
         world.turn(*what, *pick, *luck);
@@ -507,6 +659,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             Just(Fact::Retuned),
             oops().prop_map(Fact::RetuneFailed)
         ],
+        prop_oneof![Just(Fact::Rewired), oops().prop_map(Fact::RewireFailed), oops().prop_map(Fact::RewireInDoubt),],
         prop_oneof![Just(Fact::Destroyed), oops().prop_map(Fact::DestroyFailed)],
         prop::option::of(0..2u64).prop_map(|oom_kills| Fact::Measured { oom_kills }),
         resource.clone().prop_map(Fact::Released),
@@ -530,6 +683,8 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             Just(capture()),
             Just(claim(None)),
             Just(claim(Some(1))),
+            Just(rewire(other_network())),
+            Just(rewire(NetworkSpec::new(NetworkMode::Internal))),
             Just(Fact::Requested(Request::Delete)),
             Just(Fact::Requested(Request::Use)),
         ],
@@ -542,7 +697,7 @@ proptest! {
     /// Histories that could happen: effects answered with good and bad luck, requests, restarts, time.
     #[test]
     fn every_history_ends_well(
-        kind in any::<(bool, bool, bool)>(),
+        kind in any::<(bool, bool, bool, bool)>(),
         limits in any::<[Option<u16>; 2]>(),
         turns in prop::collection::vec(any::<(u8, u8, u8)>(), 0..60),
     ) {
@@ -552,13 +707,13 @@ proptest! {
     /// Histories that could not: any fact at any time. Nothing panics, and no rule of the world is broken.
     #[test]
     fn no_history_breaks_a_rule(
-        (main, pool, pauses) in any::<(bool, bool, bool)>(),
+        (main, pool, pauses, with_network) in any::<(bool, bool, bool, bool)>(),
         facts in prop::collection::vec(any_fact(), 0..80),
     ) {
         let mut asked = SandboxSpec { idle_timeout: Some(Duration::from_millis(30)), ..spec(main && !pool, None) };
         asked.origin.owner = if pool { Owner::Pool } else { Owner::Api };
         asked.on_timeout = if pauses { OnTimeout::Pause } else { OnTimeout::Kill };
-        let mut world = World::new(accepted_as(asked));
+        let mut world = World::new(accepted_as(if with_network { wired(asked) } else { asked }));
         for fact in facts {
             world.event(fact);
             world.pending.clear();
@@ -572,7 +727,7 @@ fn all_facts(state: &State) -> Vec<Fact> {
     let oops = || "oops".to_owned();
     let stop = |grace| Fact::Requested(Request::Stop(StopSpec { signal: Signal::TERM, grace }));
     let mut facts = vec![
-        Fact::Planned(resources()),
+        planned(state),
         Fact::Planned(vec![]),
         Fact::Created,
         Fact::CreateFailed(oops()),
@@ -593,6 +748,9 @@ fn all_facts(state: &State) -> Vec<Fact> {
         Fact::CaptureFailed(oops()),
         Fact::Retuned,
         Fact::RetuneFailed(oops()),
+        Fact::Rewired,
+        Fact::RewireFailed(oops()),
+        Fact::RewireInDoubt(oops()),
         Fact::Destroyed,
         Fact::DestroyFailed(oops()),
         Fact::Measured { oom_kills: None },
@@ -610,6 +768,7 @@ fn all_facts(state: &State) -> Vec<Fact> {
         stop(Duration::from_secs(60)),
     ];
     facts.extend([Request::Kill, Request::Pause, Request::Delete, Request::Use].map(Fact::Requested));
+    facts.extend([claim_with_network(None, state), claim_with_network(Some(1), state), rewire(other_network())]);
     facts.extend([resume(None), capture(), claim(None), claim(Some(1)), claim(Some(2)), keepalive(None, false)]);
     if let Some(last) = state.leases.last() {
         facts.extend([Fact::Released(last.resource.clone()), Fact::ReleaseFailed(last.resource.clone(), oops())]);
@@ -622,12 +781,13 @@ type Kind = (&'static str, bool, bool, bool, usize, String);
 
 fn kind(state: &State) -> Kind {
     let flags = format!(
-        "{} {} {:?} {:?} {} {:?} {:?} {}",
+        "{} {} {:?} {:?} {} {:?} {:?} {:?} {}",
         state.drained,
         state.deleting,
         state.expired,
         state.spec.origin.owner,
         state.retuning.is_some(),
+        (state.network.is_some(), state.rewiring.as_ref().map(|rewiring| rewiring.claim)),
         match &state.phase {
             Phase::Capturing(capturing) => Some(capturing.from_paused),
             _ => None,
@@ -681,7 +841,10 @@ fn the_table_says_what_step_does() {
     let mut reached = BTreeSet::new();
     let limit = Some(Duration::from_secs(3600));
     let pausing = |main| accepted_as(SandboxSpec { on_timeout: OnTimeout::Pause, ..spec(main, limit) });
-    let mut open = vec![accepted(true, limit), accepted(false, limit), pausing(true), pausing(false), pooled()];
+    let mut open = vec![accepted(true, limit), accepted(false, limit), pausing(true), pausing(false)];
+    open.extend([pooled(false), pooled(true)]);
+    open.extend([true, false].map(|main| accepted_as(wired(pausing(main).spec.as_ref().clone()))));
+    open.extend([true, false].map(|main| accepted_as(wired(spec(main, limit)))));
     while let Some(state) = open.pop() {
         if !reached.insert(kind(&state)) {
             continue;

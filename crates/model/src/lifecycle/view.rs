@@ -1,6 +1,7 @@
 //! What others see of a sandbox.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct SandboxView {
     /// Whose it is and where it came from.
     #[serde(default)]
     pub origin: Origin,
+    /// Its address in the node's network, if it has one there; after its end, the one it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
     /// When it reached a terminal phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,

@@ -42,6 +42,7 @@ fn view(n: u8, phase: PhaseName) -> SandboxView {
         on_timeout: OnTimeout::Kill,
         resources: Resources::default(),
         origin: Origin::default(),
+        address: None,
         ended_at: ended.then(|| Timestamp::from_millis(3)),
         exit: ended.then(|| Exit::code(7)),
         cause: ended.then_some(Cause::Exited),

@@ -114,6 +114,7 @@ impl World {
             on_timeout: OnTimeout::Kill,
             resources: Resources::default(),
             origin: Origin::default(),
+            address: None,
             ended_at: None,
             exit: None,
             cause: None,
