@@ -329,9 +329,10 @@ async fn conformance() {
         run_dir: raw_host.host.dir.path().join("r"),
         data_dir: raw_host.host.dir.path().join("data"),
         uid_base: 0x6000_0000,
-        spec: SandboxSpec { artifact: None, ..idle() },
+        spec: SandboxSpec { artifact: Some(probe_artifact()), ..idle() },
         shell: Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]),
         full_shell: true,
+        listener: Some(vec!["probe".to_owned(), "listen".to_owned()]),
         refused: refused.into_iter().map(|(field, spec)| (field.to_owned(), spec)).collect(),
     };
     let report = run(raw_host.driver.clone(), profile).await;

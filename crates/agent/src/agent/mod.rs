@@ -3,10 +3,11 @@
 //! One thread, one loop. It serves the daemon that connected last ([`session`]), keeps the main process's output and exit
 //! until the daemon has them ([`main_process`], [`output`]), runs other processes ([`exec`]), keeps those that belong to no connection ([`spawned`]), has
 //! workers look after files ([`files`]), reaps every orphan
-//! ([`children`]) and carries connections to forwarded ports ([`forward`]). It never starts a thread, because it forks.
+//! ([`children`]), carries connections to forwarded ports ([`forward`]) out and the daemon's ([`connect`]) in. It never starts a thread, because it forks.
 
 mod child;
 mod children;
+mod connect;
 mod exec;
 mod failure;
 mod files;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_agent::launch::AgentConfig;
-use moat_agent::protocol::mux::{FORWARDS_MAX, OpenReply};
+use moat_agent::protocol::mux::{CONNECTS_MAX, FORWARDS_MAX, OpenReply};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -69,6 +70,8 @@ struct Agent {
     /// Counts readers of the main process's output; the last one stays.
     output_turn: watch::Sender<u64>,
     forwards: Arc<Semaphore>,
+    /// Bounds what a program that neither reads nor closes can make the agent hold.
+    connects: Semaphore,
     /// Why forwarded ports are not served; told when the main process is started.
     forwards_failure: RefCell<Option<Failure>>,
     quit: Notify,
@@ -114,6 +117,7 @@ fn serve(config: AgentConfig, listener: OwnedFd) -> Result<(), Failure> {
         opens: RefCell::new(None),
         output_turn: watch::Sender::new(0),
         forwards: Arc::new(Semaphore::new(FORWARDS_MAX)),
+        connects: Semaphore::new(CONNECTS_MAX),
         forwards_failure: RefCell::new(forwards_failure),
         quit: Notify::new(),
         config,

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::failure::Failure;
 use super::files::Task;
 use super::output::{Next, Window};
-use super::{Agent, exec, files, main_process, procfs, spawned};
+use super::{Agent, connect, exec, files, main_process, procfs, spawned};
 
 /// Forwarded connections that may wait for a stream at once; more wait in line.
 const OPENS_MAX: usize = 16;
@@ -25,7 +25,7 @@ const OPENS_MAX: usize = 16;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Verbs this agent knows, by the names they have in requests.
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 17] = [
     "hello",
     "start",
     "wait",
@@ -41,11 +41,14 @@ const VERBS: [&str; 16] = [
     "spawn",
     "spawned",
     "attach",
+    "connect",
     "shutdown",
 ];
 
-type Reader = FrameReader<ReadHalf<Stream>, DaemonFrame>;
-type Writer = WriteHalf<Stream>;
+/// What the daemon says on a stream.
+pub type Reader = FrameReader<ReadHalf<Stream>, DaemonFrame>;
+/// Where it is answered.
+pub type Writer = WriteHalf<Stream>;
 
 /// Serves a connection until it ends. Dropping this hangs up on everything that depends on it.
 pub async fn serve(agent: Rc<Agent>, socket: UnixStream) {
@@ -92,6 +95,7 @@ async fn handle(agent: &Rc<Agent>, stream: Stream) -> Result<(), StreamError> {
             return files::serve(agent, user.as_deref(), Task::Watch { path, recursive }, reader, writer).await;
         }
         Request::Attach { pid, from } => return spawned::serve(agent, pid, from, reader, writer).await,
+        Request::Connect { port } => return connect::serve(agent, port, reader, writer).await,
         Request::Spawn { spec } => spawn(agent, spec).await,
         Request::Spawned => Ok(Reply::Spawned { processes: agent.spawned.list() }),
         Request::Wait => {
@@ -111,7 +115,8 @@ async fn handle(agent: &Rc<Agent>, stream: Stream) -> Result<(), StreamError> {
     answer(&mut writer, reply.unwrap_or_else(Reply::from)).await
 }
 
-async fn answer(writer: &mut Writer, reply: Reply) -> Result<(), StreamError> {
+/// Says the last thing on a stream.
+pub async fn answer(writer: &mut Writer, reply: Reply) -> Result<(), StreamError> {
     write_header::<AgentFrame>(writer, &reply).await?;
     Ok(writer.shutdown().await?)
 }

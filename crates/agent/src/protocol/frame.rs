@@ -93,7 +93,7 @@ pub enum DaemonFrame {
     Signal(Signal),
     /// Everything of the main process's output before these offsets is safe.
     Acknowledge(Offsets),
-    /// Bytes of a file or an archive; at most [`super::CONTENT_LEN_MAX`].
+    /// Bytes of a file, an archive or a connection; at most [`super::CONTENT_LEN_MAX`].
     Content(Bytes),
     /// All of it was sent.
     Finish,

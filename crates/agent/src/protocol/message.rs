@@ -85,6 +85,11 @@ pub enum Request {
         /// Where to begin.
         from: Offsets,
     },
+    /// Connect to a TCP port of the sandbox's own loopback; content frames both ways follow.
+    Connect {
+        /// Which.
+        port: u16,
+    },
     /// End everything, then yourself.
     Shutdown,
 }
@@ -139,6 +144,8 @@ pub enum Reply {
     },
     /// To `attach`: data frames follow.
     Attached,
+    /// To `connect`: content frames follow.
+    Connected,
     /// To `signal` and `shutdown`.
     Done,
     /// To anything.

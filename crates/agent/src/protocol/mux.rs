@@ -23,8 +23,10 @@ pub const TRANSFERS_MAX: usize = 32;
 pub const WATCHES_MAX: usize = 16;
 /// Concurrent followers of spawned processes.
 pub const ATTACHES_MAX: usize = 64;
+/// Concurrent connections to ports inside: those of some twenty browsers.
+pub const CONNECTS_MAX: usize = 128;
 /// All that the daemon opens.
-pub const REQUESTS_MAX: usize = EXECS_MAX + VERBS_MAX + TRANSFERS_MAX + WATCHES_MAX + ATTACHES_MAX;
+pub const REQUESTS_MAX: usize = EXECS_MAX + VERBS_MAX + TRANSFERS_MAX + WATCHES_MAX + ATTACHES_MAX + CONNECTS_MAX;
 /// What a session bears. A stream that was dropped counts until its last frame is out, so this is a third more than the
 /// bounds together; reaching it ends the session.
 pub const STREAMS_MAX: usize = (REQUESTS_MAX + FORWARDS_MAX) / 3 * 4;

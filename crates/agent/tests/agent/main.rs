@@ -8,6 +8,7 @@
 
 mod archive;
 mod complaints;
+mod connect;
 mod exec;
 mod files;
 mod forward;

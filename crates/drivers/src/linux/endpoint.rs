@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use moat_engine::guest::agent::{Channel, Endpoint};
+use moat_engine::guest::Channel;
+use moat_engine::guest::agent::Endpoint;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 

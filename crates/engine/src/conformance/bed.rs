@@ -98,6 +98,14 @@ impl Bed {
         })
     }
 
+    /// The program that listens on a port.
+    pub fn listener(&self) -> Result<ProcessSpec, Fault> {
+        let Some([command, args @ ..]) = self.profile.listener.as_deref() else {
+            return Err(Fault::NotRun("the profile names no program that listens inside the sandbox".to_owned()));
+        };
+        Ok(ProcessSpec { command: command.clone(), args: args.to_vec(), env: [].into(), cwd: None, user: None })
+    }
+
     /// Only with a whole shell.
     pub fn needs_full_shell(&self) -> Result<(), Fault> {
         if self.profile.full_shell {

@@ -10,6 +10,7 @@ mod files;
 mod hostile;
 mod life;
 mod output;
+mod ports;
 mod recovery;
 mod report;
 
@@ -47,6 +48,9 @@ pub struct HostProfile {
     pub shell: Option<Vec<String>>,
     /// The shell is a whole POSIX shell with the usual small programs, not just the words of the fake driver.
     pub full_shell: bool,
+    /// A program inside that listens on a TCP port of 127.0.0.1 of its own choosing, prints the number in a line, and
+    /// answers every connection with what it hears until that ends, then `bye`. Without it, cases that need one are not run.
+    pub listener: Option<Vec<String>>,
     /// Specs that this driver must refuse, with the field it must name.
     pub refused: Vec<(String, SandboxSpec)>,
 }
@@ -138,6 +142,9 @@ const CASES: &[Case] = cases! {
     "C63" "files" "whoever watches is told" files::watch;
     "C64" "files" "a spawned process is followed by several and is not held up" files::spawned;
     "C65" "files" "an archive is unpacked as it was packed" files::archive;
+    "C70" "ports" "a port inside can be connected to, and each direction ends for itself" ports::connected;
+    "C71" "ports" "a port nobody listens on is not found" ports::refused;
+    "C72" "ports" "a connection nobody reads holds up no other" ports::unread;
 };
 
 /// Runs every case against a driver.
@@ -188,6 +195,7 @@ mod tests {
             spec: spec("", &[]),
             shell: Some(vec!["sh".to_owned(), "-c".to_owned()]),
             full_shell: false,
+            listener: Some(vec!["listen".to_owned()]),
             refused: vec![(
                 "network".to_owned(),
                 SandboxSpec { network: NetworkSpec::new(NetworkMode::Host), ..spec("", &[]) },

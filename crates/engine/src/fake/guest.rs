@@ -10,6 +10,7 @@ use moat_agent::protocol::{
 use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, Signal};
 use moat_model::{ErrorKind, Exit, ProcessSpec, SandboxId};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use super::files::FakePush;
@@ -18,7 +19,9 @@ use super::spawned::FakeSpawned;
 use super::world::{FakeMain, FakeSandbox, Link};
 use super::{FakeConfig, FakeStep};
 use crate::error::{Error, Result};
-use crate::guest::{Attachment, BytesIn, BytesOut, Chunk, ExecInput, ExecOutput, ExecSession, Guest, OutputReader};
+use crate::guest::{
+    Attachment, BytesIn, BytesOut, Channel, Chunk, ExecInput, ExecOutput, ExecSession, Guest, OutputReader,
+};
 
 /// Process id of every fake exec.
 const EXEC_PID: u32 = 3;
@@ -233,6 +236,22 @@ impl Guest for FakeGuest {
 
     async fn spawned(&self) -> Result<Vec<Spawned>> {
         self.ask(|sandbox| Ok(sandbox.spawned.iter().map(FakeSpawned::told).collect())).await
+    }
+
+    async fn connect_port(&self, port: u16) -> Result<Box<dyn Channel>> {
+        if !self.ask(|sandbox| Ok(sandbox.config.echo_ports.contains(&port))).await? {
+            return Err(Error::new(ErrorKind::NotFound, format!("port {port}: nothing listens there")));
+        }
+        let (ours, theirs) = tokio::io::duplex(FRAME_LEN_MAX);
+        tokio::spawn(async move {
+            let (mut hears, mut says) = tokio::io::split(theirs);
+            // Whoever has gone does not want to know.
+            if tokio::io::copy(&mut hears, &mut says).await.is_ok() {
+                let _ = says.write_all(b"bye").await;
+                let _ = says.shutdown().await;
+            }
+        });
+        Ok(Box::new(ours))
     }
 
     async fn attach(&self, pid: u32, from: Offsets) -> Result<Attachment> {

@@ -37,6 +37,8 @@ pub struct FakeConfig {
     pub exit_code: i32,
     /// What it writes to standard output at its start, one line each.
     pub lines: Vec<String>,
+    /// Ports inside on which something answers with what it hears, then `bye`.
+    pub echo_ports: Vec<u16>,
     /// It ends by SIGKILL only.
     pub ignores_signals: bool,
     /// `create` fails.
@@ -80,6 +82,7 @@ impl Default for FakeConfig {
             run_for: None,
             exit_code: 0,
             lines: Vec::new(),
+            echo_ports: vec![program::ECHO_PORT],
             ignores_signals: false,
             create_error: None,
             start_error: None,

@@ -39,6 +39,9 @@ pub struct Program {
     pub statements: Vec<Statement>,
 }
 
+/// The port of the program `listen`.
+pub const ECHO_PORT: u16 = 7007;
+
 impl Program {
     /// The program a process runs: a script if it is `sh -c <script>`, else what the configuration says. `None` if there is
     /// no such program.
@@ -47,6 +50,12 @@ impl Program {
         match (name, process.args.as_slice()) {
             ("sh", [flag, script]) if flag == "-c" => Self::parse(script),
             ("missing", _) => None,
+            ("listen", []) => Some(Self {
+                statements: vec![
+                    Statement::Write(StreamName::Stdout, format!("{ECHO_PORT}\n").into()),
+                    Statement::Sleep(Duration::MAX),
+                ],
+            }),
             ("env", []) => {
                 let lines: String = process.env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
                 Some(Self { statements: vec![Statement::Write(StreamName::Stdout, lines.into()), Statement::Exit(0)] })

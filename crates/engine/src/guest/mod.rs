@@ -9,6 +9,7 @@ use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, StreamName}
 use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, PtySize, Signal};
 use moat_model::{Exit, ProcessSpec};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use crate::error::Result;
@@ -71,7 +72,17 @@ pub trait Guest: Send + Sync + std::fmt::Debug {
     /// chunks show), then live output, then its exit. Any number may follow; one that reads too slowly loses its place
     /// ([`AttachOutput::Skipped`]) and holds up neither the process nor the others. Dropping it changes nothing.
     async fn attach(&self, pid: u32, from: Offsets) -> Result<Attachment>;
+
+    /// Connects to a TCP port of the sandbox's own loopback, whatever its network. `NotFound` if nothing listens there,
+    /// `Denied` for a port that is the agent's. Shutting the channel down closes one direction, dropping it both; reading
+    /// an end means that the program ended its side, and a connection that broke is an error.
+    async fn connect_port(&self, port: u16) -> Result<Box<dyn Channel>>;
 }
+
+/// A byte channel.
+pub trait Channel: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Channel for T {}
 
 /// Bytes coming out of a sandbox; pieces of at most 64 KiB. Ends without an error only if everything was delivered.
 pub type BytesOut = mpsc::Receiver<Result<Bytes>>;

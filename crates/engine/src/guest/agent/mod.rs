@@ -5,6 +5,7 @@
 //! every wait is bounded, what it may open is fixed by configuration, and a protocol error ends the session.
 
 mod attach;
+mod connection;
 mod exec;
 mod files;
 mod forward;
@@ -19,24 +20,28 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use moat_agent::protocol::frame::{AgentFrame, DaemonFrame};
-use moat_agent::protocol::mux::{ATTACHES_MAX, EXECS_MAX, OpenReply, Stream, TRANSFERS_MAX, VERBS_MAX, WATCHES_MAX};
+use moat_agent::protocol::mux::{
+    ATTACHES_MAX, CONNECTS_MAX, EXECS_MAX, OpenReply, Stream, TRANSFERS_MAX, VERBS_MAX, WATCHES_MAX,
+};
 use moat_agent::protocol::stream::{FrameReader, StreamError, write_header};
 use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, PROTOCOL_VERSION, Reply, Request, Spawned};
 use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, Forward, Signal};
 use moat_model::{ErrorKind, Exit, ProcessSpec};
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{Attachment, BytesIn, BytesOut, ExecSession, Guest, OutputReader};
+use super::{Attachment, BytesIn, BytesOut, Channel, ExecSession, Guest, OutputReader};
 use crate::error::{Error, Result};
 
 /// An answer that needs no work. Long enough for a machine under a burst of creates; a frozen sandbox runs into it.
 const REPLY_DEADLINE: Duration = Duration::from_secs(10);
 /// Starting a program: on top of the above, the kernel may have to read it from a slow disk.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Connecting to a port inside: the agent gives up after ten seconds and then has to say so.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 /// A question about files may be about very many of them.
 const FILE_DEADLINE: Duration = Duration::from_secs(60);
 /// Killing everything inside and saying so.
@@ -47,11 +52,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 const OPENS_QUEUED_MAX: usize = 16;
 /// Longest error message believed of an agent.
 const MESSAGE_LEN_MAX: usize = 1024;
-
-/// A byte channel to an agent.
-pub trait Channel: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Channel for T {}
 
 /// How an agent is reached, and how its end is noticed.
 #[async_trait]
@@ -75,6 +75,7 @@ pub struct AgentGuest {
     transfers: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     attaches: Arc<Semaphore>,
+    connects: Arc<Semaphore>,
     driver: JoinHandle<()>,
 }
 
@@ -107,6 +108,7 @@ impl AgentGuest {
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             attaches: Arc::new(Semaphore::new(ATTACHES_MAX)),
+            connects: Arc::new(Semaphore::new(CONNECTS_MAX)),
             driver: tokio::spawn(session.run(opens_rx)),
         });
         let hello = guest.hello().await?;
@@ -411,6 +413,22 @@ impl Guest for AgentGuest {
             let mut opened = self.request(permit, &Request::Attach { pid, from }, DOING).await?;
             match self.reply(&mut opened, DOING).await? {
                 Reply::Attached => Ok(attach::start(opened, from, self.broken.clone())),
+                _ => Err(self.wrong_reply(DOING)),
+            }
+        })
+        .await
+    }
+
+    async fn connect_port(&self, port: u16) -> Result<Box<dyn Channel>> {
+        const DOING: &str = "connect to a port in the sandbox";
+        let permit = at_once(&self.connects, CONNECTS_MAX, "connections to ports are already open")?;
+        within(CONNECT_DEADLINE, DOING, async {
+            let mut opened = self.request(permit, &Request::Connect { port }, DOING).await?;
+            match self.reply(&mut opened, DOING).await? {
+                Reply::Connected => {
+                    let connection = connection::Connection::new(opened, self.broken.clone());
+                    Ok(Box::new(connection) as Box<dyn Channel>)
+                }
                 _ => Err(self.wrong_reply(DOING)),
             }
         })

@@ -18,8 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{AgentGuest, Channel, Endpoint};
-use crate::guest::{ExecOutput, Guest};
+use super::{AgentGuest, Endpoint};
+use crate::guest::{Channel, ExecOutput, Guest};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -100,6 +100,22 @@ async fn misbehave(mut stream: Stream, protocol: u32, port: u16, opens: mpsc::Se
         }
         Request::Spawn { .. } | Request::Spawned | Request::Attach { .. } => {
             write_header::<AgentFrame>(&mut stream, &Reply::Watching).await.unwrap();
+        }
+        // More than it says.
+        Request::Connect { port: 1 } => {
+            write_header::<AgentFrame>(&mut stream, &Reply::Connected).await.unwrap();
+            write_frame(&mut stream, &AgentFrame::Content(Bytes::from("half"))).await.unwrap();
+            write_frame(&mut stream, &AgentFrame::Done { bytes: 8, entries: 0 }).await.unwrap();
+        }
+        // Something that is no content.
+        Request::Connect { port: 2 } => {
+            write_header::<AgentFrame>(&mut stream, &Reply::Connected).await.unwrap();
+            write_frame(&mut stream, &data(0)).await.unwrap();
+        }
+        // A connection that is cut.
+        Request::Connect { .. } => {
+            write_header::<AgentFrame>(&mut stream, &Reply::Connected).await.unwrap();
+            return write_frame(&mut stream, &AgentFrame::Content(Bytes::from("half"))).await.unwrap();
         }
         Request::Wait => write_header::<AgentFrame>(&mut stream, &Reply::Exited(Exit::code(3))).await.unwrap(),
         Request::Shutdown => {
@@ -211,6 +227,22 @@ async fn files_from_an_agent_that_lies() {
     let mut events = guest.watch(None, &path, true).await.unwrap();
     assert_eq!(timeout(DEADLINE, events.recv()).await.unwrap(), None);
     again(5).await;
+}
+
+#[tokio::test]
+async fn connections_of_an_agent_that_lies() {
+    let (villain, guest) = guest(Villain::default(), vec![]).await;
+    for (port, sessions, what) in
+        [(1, 2, io::ErrorKind::InvalidData), (2, 3, io::ErrorKind::InvalidData), (3, 3, io::ErrorKind::ConnectionReset)]
+    {
+        let mut channel = guest.connect_port(port).await.unwrap();
+        let mut read = Vec::new();
+        let error = timeout(DEADLINE, channel.read_to_end(&mut read)).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), what, "port {port}: {error}");
+        assert_eq!(read, if port == 2 { "" } else { "half" }.as_bytes());
+        timeout(DEADLINE, guest.hello()).await.unwrap().unwrap();
+        assert_eq!(villain.connections.load(Ordering::SeqCst), sessions, "port {port}");
+    }
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ pub fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
         ["tree", depth] => tree(number(depth)?)?,
         ["spin", ms] => spin(Duration::from_millis(number(ms)?))?,
         ["affinity"] => affinity()?,
+        ["listen"] => listen()?,
         ["connect", address] => println!("{}", attempt::outcome(std::net::TcpStream::connect(address))),
         ["try", "list"] => attempt::names().for_each(|name| println!("{name}")),
         ["try", call] => println!("{}", attempt::attempt(call, None)?),
@@ -196,5 +197,21 @@ fn spin(wall: Duration) -> anyhow::Result<()> {
     let used = std::fs::read_to_string("/proc/self/schedstat").context("read /proc/self/schedstat")?;
     let nanoseconds: u64 = number(used.split(' ').next().unwrap_or_default())?;
     println!("{}", nanoseconds / 1_000_000);
+    Ok(())
+}
+
+/// Serves connections until it is killed.
+fn listen() -> anyhow::Result<()> {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    println!("{}", listener.local_addr()?.port());
+    for socket in listener.incoming() {
+        let socket = socket?;
+        // One that breaks concerns whoever made it.
+        std::thread::spawn(move || {
+            io::copy(&mut &socket, &mut &socket)?;
+            (&socket).write_all(b"bye")?;
+            socket.shutdown(std::net::Shutdown::Write)
+        });
+    }
     Ok(())
 }

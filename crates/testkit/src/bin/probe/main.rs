@@ -22,6 +22,7 @@ const USAGE: &str = "usage: probe <verb> [arguments]
   tree <depth>                   children in sessions of their own that outlive nothing but a cgroup kill; hold
   spin <ms>                      use the CPU; print the milliseconds of CPU time it got
   affinity                       print the CPUs it may run on
+  listen                         print a port of 127.0.0.1; answer each connection with what it says, then `bye`
   connect <host:port>            print `ok` or the errno
   try <call> [argument]          attempt it, print `ok` or the errno; `probe try list` names the calls";
 
