@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    api_key, completions, devrun, events, exec, image, lameduck, logs, node, ps, run, sandbox, snapshot, stop,
+    api_key, completions, devrun, events, exec, image, lameduck, logs, network, node, ps, run, sandbox, snapshot, stop,
     template, up,
 };
 use crate::failure::Policy;
@@ -210,6 +210,9 @@ pub enum Command {
     /// Snapshots of sandboxes
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// Networks: what a node gives, and what would be reached
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
     /// Keys for the REST API of the node on this machine
     #[command(subcommand)]
     ApiKey(api_key::ApiKeyCommand),

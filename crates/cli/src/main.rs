@@ -17,6 +17,7 @@ mod failure;
 mod follow;
 mod keys;
 mod nats_server;
+mod network;
 mod output;
 mod parse;
 mod program;

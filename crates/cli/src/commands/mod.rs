@@ -9,6 +9,7 @@ pub mod image;
 pub mod lameduck;
 pub mod launch;
 pub mod logs;
+pub mod network;
 pub mod node;
 pub mod preflight;
 pub mod ps;
@@ -36,6 +37,7 @@ pub async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Template(command) => template::run(global, output, command).await.map(done),
         Command::Image(command) => image::run(global, output, command).await.map(done),
         Command::Snapshot(command) => snapshot::run(global, output, command).await.map(done),
+        Command::Network(command) => network::run(global, output, command).await,
         Command::ApiKey(command) => api_key::run(global, output, &command).map(done),
         Command::Run(args) => run::run(global, output, args).await,
         Command::Devrun(args) => devrun::run(global, output, args).await,

@@ -7,6 +7,7 @@ mod exec;
 mod files;
 mod images;
 mod lines;
+mod network;
 mod sandboxes;
 mod session;
 

@@ -5,11 +5,13 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 use moat_api::client::rest::RestClient;
+use moat_api::rest::network::NetworkWish;
 use moat_api::rest::sandbox::{CreateSandbox, OnTimeout, ResourceLimits, Sandbox, SecurityOptions};
 use moat_model::ErrorKind;
 
 use crate::args::Global;
 use crate::failure::Failure;
+use crate::network::NetworkArgs;
 use crate::output::Output;
 use crate::{complete, parse, rest};
 
@@ -77,6 +79,8 @@ pub struct SandboxOptions {
     /// Capability to take away, or all
     #[arg(long, value_name = "NAME")]
     cap_drop: Vec<String>,
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,6 +127,7 @@ impl SandboxOptions {
                 AtTimeout::Pause => OnTimeout::Pause,
             },
             isolation: self.isolation.clone(),
+            network: self.network.wish().map(|options| NetworkWish::Options(Box::new(options))),
             security: SecurityOptions {
                 cap_add: self.cap_add.clone(),
                 cap_drop: self.cap_drop.clone(),

@@ -4,6 +4,7 @@ mod copy;
 mod create;
 mod exec;
 mod look;
+mod network;
 mod oneshot;
 mod state;
 
@@ -40,6 +41,8 @@ pub enum SandboxCommand {
     Stats(look::OneArgs),
     /// Show what happened to one, step by step; also after its end
     Explain(look::OneArgs),
+    /// Show the network of one, or change it while it lives
+    Network(network::NetworkOfArgs),
     /// Freeze one; its remaining life span waits with it
     Pause(state::ManyArgs),
     /// Let a paused one go on
@@ -74,6 +77,7 @@ pub async fn run(global: &Global, output: &Output, command: SandboxCommand) -> R
         SandboxCommand::Ps(args) => look::ps(global, output, &args).await,
         SandboxCommand::Stats(args) => look::stats(global, output, &args).await,
         SandboxCommand::Explain(args) => look::explain(global, output, &args).await,
+        SandboxCommand::Network(args) => network::run(global, output, &args).await,
         SandboxCommand::Pause(args) => state::pause(global, output, &args).await,
         SandboxCommand::Resume(args) => state::resume(global, output, &args).await,
         SandboxCommand::Keepalive(args) => state::keepalive(global, output, &args).await,
