@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::install::{Tool, install, install_all};
 use crate::process::{self, output};
-use crate::workspace::{cargo, programs_dir, root, tools_dir};
+use crate::workspace::{cargo, path_with_tools, programs_dir, root, tools_dir};
 
 /// Measures the scenarios named, or all; or only writes the document again.
 pub fn run(scenarios: &[String], report_only: bool) -> anyhow::Result<()> {
@@ -12,13 +12,15 @@ pub fn run(scenarios: &[String], report_only: bool) -> anyhow::Result<()> {
         return process::run(cargo().args(["run", "--quiet", "--package", "moat-bench", "--", "report"]));
     }
     install(Tool::NatsServer)?;
-    install_all(&[Tool::Busybox, Tool::Runc, Tool::Bwrap]);
+    install_all(&[Tool::Busybox, Tool::Runc, Tool::Bwrap, Tool::Nft]);
     install_all(&[Tool::Umoci, Tool::Skopeo, Tool::Registry, Tool::DebianRoot]);
     process::run(cargo().args(["build", "--release", "--workspace", "--bins"]))?;
     // The program just built, not `cargo run`: that would choose features for one package and build half of it again.
     let mut bench = Command::new(programs_dir("release")?.join("moat-bench"));
     bench.current_dir(root()).args(["measure", "--commit", &revision()]);
-    process::run(bench.args(scenarios).env("MOAT_TOOLS", tools_dir()).env("MOAT_PREBUILT", "1"))
+    process::run(
+        bench.args(scenarios).env("MOAT_TOOLS", tools_dir()).env("MOAT_PREBUILT", "1").env("PATH", path_with_tools()),
+    )
 }
 
 /// Short revision, `+` if the tree has changes; `unknown` without git.

@@ -1,6 +1,7 @@
 //! A whole node at work, each command shown before it runs and checked after it.
 
 mod image;
+mod networks;
 mod sandboxes;
 
 use std::fs::{self, File};
@@ -13,7 +14,7 @@ use anyhow::{Context, bail};
 
 use crate::install::{Tool, install};
 use crate::process::{self, Guard, output, shown};
-use crate::workspace::{cargo, programs_dir, tools_dir};
+use crate::workspace::{cargo, path_with_tools, programs_dir};
 
 /// A node starts in a second; a loaded machine takes longer.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -28,7 +29,7 @@ pub fn run(keep: bool) -> anyhow::Result<()> {
         // Debian's server is older and enough for a demonstration.
         install(Tool::OldNatsServer).map_err(|_| error)
     })?;
-    for tool in [Tool::Busybox, Tool::Umoci, Tool::Skopeo, Tool::Registry, Tool::Curl] {
+    for tool in [Tool::Busybox, Tool::Umoci, Tool::Skopeo, Tool::Registry, Tool::Curl, Tool::Nft] {
         install(tool)?;
     }
     process::run(cargo().args(["build", "--package", "moat-cli", "--package", "echo-service"]))?;
@@ -53,6 +54,7 @@ struct Stage {
     daemon: Option<Child>,
     registry: Option<Child>,
     guard: Guard,
+    before: networks::HostNetwork,
 }
 
 impl Stage {
@@ -61,15 +63,16 @@ impl Stage {
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         let guard = Guard::over(&dir)?;
         let programs = programs_dir("debug")?;
-        let mut stage = Self { dir, programs, daemon: None, registry: None, guard };
+        let mut stage =
+            Self { dir, programs, daemon: None, registry: None, guard, before: networks::HostNetwork::now()? };
         stage.start_daemon()?;
         Ok(stage)
     }
 
     /// A command in the demonstration's own world: nothing of the user's is read or written.
     fn command(&self, program: &str) -> Command {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let dirs = [self.programs.clone(), tools_dir()].into_iter().chain(std::env::split_paths(&path));
+        let path = path_with_tools();
+        let dirs = std::iter::once(self.programs.clone()).chain(std::env::split_paths(&path));
         let mut command = Command::new(self.programs.join(program));
         command.env("PATH", std::env::join_paths(dirs).unwrap_or(path)).env("HOME", &self.dir);
         command.env("XDG_RUNTIME_DIR", &self.dir).env_remove("XDG_CONFIG_HOME").env("RUST_BACKTRACE", "0");
@@ -235,6 +238,7 @@ impl Stage {
         if !status.success() {
             bail!("moat up: {status}");
         }
+        self.before.assert_same()?;
         println!("\nNothing of it is left.");
         Ok(())
     }

@@ -32,6 +32,8 @@ pub enum Tool {
     Registry,
     /// Speaks HTTP as a user would.
     Curl,
+    /// Sets rules of packets: what a node needs for networks, and `nft` of a fresh Debian is not there.
+    Nft,
     /// Throws everything the OpenAPI document allows, and does not, at the REST API.
     Schemathesis,
     /// A minimal Debian as a tar archive: a real distribution's links, set-user-id programs and file capabilities.
@@ -43,7 +45,7 @@ const TRIES: u32 = 3;
 
 impl Tool {
     /// Everything the tests use.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NatsServer,
         Self::OldNatsServer,
         Self::Busybox,
@@ -53,6 +55,7 @@ impl Tool {
         Self::Skopeo,
         Self::Registry,
         Self::Curl,
+        Self::Nft,
         Self::Schemathesis,
         Self::DebianRoot,
     ];
@@ -68,6 +71,7 @@ impl Tool {
             Self::Skopeo => "skopeo",
             Self::Registry => "docker-registry",
             Self::Curl => "curl",
+            Self::Nft => "nft",
             Self::Schemathesis => "schemathesis",
             Self::DebianRoot => "debian-root.tar",
         }
@@ -110,6 +114,7 @@ pub fn install(tool: Tool) -> anyhow::Result<PathBuf> {
         Tool::Skopeo => from_debian_with_libraries("skopeo", "usr/bin/skopeo", &path, tool)?,
         Tool::Registry => from_debian("docker-registry", "usr/bin/docker-registry", &path)?,
         Tool::Curl => from_debian_with_libraries("curl", "usr/bin/curl", &path, tool)?,
+        Tool::Nft => from_debian_with_libraries("nftables", "usr/sbin/nft", &path, tool)?,
         Tool::Schemathesis => from_venv("schemathesis>=4,<5", "schemathesis", &path)?,
         Tool::DebianRoot => debian_root::make(&path)?,
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 
 use crate::install::{Tool, install_all};
 use crate::process;
-use crate::workspace::{cargo, target_dir, tools_dir};
+use crate::workspace::{cargo, path_with_tools, target_dir, tools_dir};
 
 /// How hard some tests try: what is promised. A plain `cargo test` tries less, so that it stays quick.
 const FULL: [(&str, &str); 3] =
@@ -30,6 +30,7 @@ pub fn run(extra: &[String]) -> anyhow::Result<()> {
         test.args(["--workspace", "--no-fail-fast"]).env("MOAT_PREBUILT", "1");
     }
     test.args(extra).envs(FULL).env("MOAT_NOT_RUN", &not_run).env("MOAT_TOOLS", tools_dir());
+    test.env("PATH", path_with_tools());
     let status = process::status(&mut test)?;
 
     let list = fs::read_to_string(&not_run).unwrap_or_default();

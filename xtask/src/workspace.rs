@@ -1,5 +1,6 @@
 //! Where things are in this checkout.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,6 +20,13 @@ pub fn target_dir() -> PathBuf {
 /// Where tools are installed; tests look in the same place.
 pub fn tools_dir() -> PathBuf {
     std::env::var_os("MOAT_TOOLS").map_or_else(|| target_dir().join("tools"), PathBuf::from)
+}
+
+/// `PATH` with the tools before everything else: a node looks for `nft` there.
+pub fn path_with_tools() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::iter::once(tools_dir()).chain(std::env::split_paths(&path));
+    std::env::join_paths(dirs).unwrap_or(path)
 }
 
 /// `target/<tuple>/<profile>`: where cargo puts programs here, because `.cargo/config.toml` names a target.

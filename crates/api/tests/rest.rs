@@ -8,7 +8,7 @@ use axum::extract::Path;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
 use bytes::Bytes;
 use moat_api::client::rest::{RestClient, RestOptions};
@@ -16,6 +16,10 @@ use moat_api::client::{ExecControl, ExecOutput};
 use moat_api::rest::ErrorBody;
 use moat_api::rest::exec::{Exec, ExecControl as Input, ExecEvent};
 use moat_api::rest::image::{PullEvent, PullImage};
+use moat_api::rest::network::{
+    Egress, NetworkOptions, NetworkStatus, NetworkTest, NetworkWish, RefusedRanges, Rule, TestNetwork,
+    TestedDestination,
+};
 use moat_model::spec::{PtySize, Signal};
 use moat_model::{ErrorKind, Namespace};
 
@@ -85,10 +89,42 @@ async fn pull() -> &'static str {
      {\"event\":\"failed\",\"error\":{\"code\":\"denied\",\"message\":\"no\",\"id\":\"\"}}\n"
 }
 
+/// Gives what was asked for.
+async fn rewire(Json(options): Json<NetworkOptions>) -> Json<NetworkStatus> {
+    Json(NetworkStatus {
+        mode: options.mode.unwrap(),
+        address: Some([10, 1, 2, 3].into()),
+        gateway: None,
+        name: options.name,
+        names: Vec::new(),
+        egress: options.egress.unwrap_or_default(),
+        refused: RefusedRanges::default(),
+        publish: options.publish,
+        limits: options.limits.unwrap_or_default(),
+    })
+}
+
+/// Denies by the first rule whatever is asked.
+async fn tested(Json(test): Json<TestNetwork>) -> Json<NetworkTest> {
+    let by = test.network.map_or("mode", |_| "rule").to_owned();
+    let result = |destination| TestedDestination {
+        destination,
+        address: None,
+        allowed: false,
+        by: by.clone(),
+        rule: Some(0),
+        why: String::new(),
+    };
+    Json(NetworkTest { results: test.destinations.into_iter().map(result).collect() })
+}
+
 async fn server() -> SocketAddr {
     let router = Router::new()
         .route("/api/v1/sandboxes/{id}", get(look))
         .route("/api/v1/sandboxes/{id}/exec/ws", any(session))
+        .route("/api/v1/sandboxes/{id}/network", put(rewire))
+        .route("/api/v1/sandboxes/{id}/network/test", post(tested))
+        .route("/api/v1/network/test", post(tested))
         .route("/api/v1/images/pull", post(pull));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -182,4 +218,24 @@ async fn a_pull_tells_its_lines() {
     assert!(matches!(lines.next().await, Some(Ok(PullEvent::Progress { .. }))));
     assert!(matches!(lines.next().await, Some(Ok(PullEvent::Failed { .. }))));
     assert!(lines.next().await.is_none());
+}
+
+#[tokio::test]
+async fn networks_are_changed_and_tested() {
+    let client = client().await;
+    let deny = Rule { action: "deny".to_owned(), domain: Some("a.org".to_owned()), ..Rule::default() };
+    let wanted = NetworkOptions {
+        mode: Some("internet".to_owned()),
+        egress: Some(Egress { default: None, rules: vec![deny.clone()] }),
+        ..NetworkOptions::default()
+    };
+    let status = client.set_sandbox_network("sb", &wanted).await.unwrap();
+    assert_eq!((status.mode.as_str(), status.egress.rules), ("internet", vec![deny]));
+    let destinations = vec!["a.org:443".to_owned()];
+    let what_if = Some(NetworkWish::Options(Box::new(wanted)));
+    let test = TestNetwork { network: what_if, destinations: destinations.clone() };
+    assert_eq!(client.test_network(&test).await.unwrap().results[0].by, "rule");
+    let own = TestNetwork { network: None, destinations };
+    let results = client.test_sandbox_network("sb", &own).await.unwrap().results;
+    assert_eq!((results[0].by.as_str(), results[0].destination.as_str()), ("mode", "a.org:443"));
 }

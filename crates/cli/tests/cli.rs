@@ -23,7 +23,7 @@ fn every_command_explains_itself() {
     let help = moat(&home).arg("--help").assert().success().get_output().stdout.clone();
     let help = String::from_utf8(help).unwrap();
     let commands = ["up", "node", "run", "devrun", "ps", "stop", "logs", "events", "exec", "lameduck", "completions"];
-    for command in commands.into_iter().chain(["sandbox", "template", "image", "snapshot", "api-key"]) {
+    for command in commands.into_iter().chain(["sandbox", "template", "image", "snapshot", "network", "api-key"]) {
         assert!(help.contains(command), "{command}");
         moat(&home).args([command, "--help"]).assert().success().stdout(predicate::str::contains("Usage: moat"));
     }
@@ -50,6 +50,31 @@ fn mistakes_have_their_exit_codes() {
     moat(&home).args(["sandbox", "create"]).assert().code(2).stderr(predicate::str::contains("hint: "));
     moat(&home).args(["sandbox", "cp", "a", "b"]).assert().code(2).stderr(predicate::str::contains("SANDBOX:PATH"));
     moat(&home).args(["--url", "nonsense", "sandbox", "ls"]).assert().code(2);
+}
+
+#[test]
+fn mistakes_about_networks_name_the_flag_and_show_how() {
+    let home = TempDir::new().unwrap();
+    let wrong = |words: &[&str], wanted: [&str; 2]| {
+        let output = moat(&home).args(words).assert().code(2).get_output().clone();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(wanted.iter().all(|part| told.contains(part)), "{words:?}: {told}");
+    };
+    let create = |flag, value| ["sandbox", "create", "host", flag, value];
+    wrong(&create("--network", "bridge"), ["--network <MODE>", "internal"]);
+    wrong(&create("--allow", "pypi.org:https"), ["--allow <DESTINATION>", "For one: :443"]);
+    wrong(&create("--deny", "::1"), ["--deny <DESTINATION>", "no IPv6"]);
+    wrong(&create("--publish", "80"), ["--publish", "For one: 8080:80"]);
+    wrong(&create("--address", "fe80::1"), ["--address <ADDRESS>", "10.1.2.3"]);
+    wrong(&create("--bandwidth-up", "10"), ["--bandwidth-up <RATE>", "10mbit"]);
+    wrong(&["sandbox", "network", "sb-1", "--deny", "any"], ["--set", "hint: "]);
+    wrong(&["sandbox", "network", "sb-1", "--set"], ["--set", "for one: --set --deny"]);
+    wrong(&["network", "test", "pypi.org"], ["from where?", "--network internet"]);
+    wrong(&["network", "test", "sb-1"], ["where to?", "pypi.org:443"]);
+    wrong(&["sandbox", "url", "sb-1", "0"], ["<PORT>", "1..=65535"]);
+    let policy = home.path().join("policy.json");
+    std::fs::write(&policy, r#"{"mode": "internet", "egress": {"allow": []}}"#).unwrap();
+    wrong(&["sandbox", "network", "sb-1", "--file", policy.to_str().unwrap()], ["policy.json", "`allow`"]);
 }
 
 #[test]

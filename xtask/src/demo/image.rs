@@ -15,7 +15,10 @@ use crate::process::output;
 use crate::workspace::tools_dir;
 
 /// What somebody may call in it without a path.
-const APPLETS: [&str; 12] = ["sh", "ls", "cat", "echo", "id", "sleep", "true", "env", "hostname", "wc", "mkdir", "ps"];
+const APPLETS: [&str; 15] = [
+    "sh", "ls", "cat", "echo", "id", "sleep", "true", "env", "hostname", "wc", "mkdir", "ps", "httpd", "wget",
+    "nslookup",
+];
 
 impl Stage {
     /// Builds it, starts a registry, pushes it there; returns its reference.

@@ -16,6 +16,9 @@ replenish_interval_sec = 1
 name = \"tools\"
 min_ready = 2
 max_ready = 4
+
+[proxy]
+listen = \"127.0.0.1:0\"
 ";
 
 impl Stage {
@@ -31,6 +34,7 @@ impl Stage {
 
         let id = self.play_rest()?;
         self.play_command_line(&id, &image)?;
+        self.play_networks()?;
 
         title("the pool at work");
         let stats = self.curl("GET", "/api/v1/stats", None)?;

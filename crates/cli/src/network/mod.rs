@@ -105,11 +105,11 @@ impl NetworkArgs {
     }
 }
 
-/// The network a sandbox has, as somebody would ask for it.
+/// The network a sandbox has, as somebody would ask for it. Its address stays whatever is asked.
 pub fn asked_for(status: NetworkStatus) -> NetworkOptions {
     NetworkOptions {
         mode: Some(status.mode),
-        address: status.address,
+        address: None,
         name: status.name,
         egress: Some(status.egress),
         publish: status.publish,

@@ -70,11 +70,11 @@ fn destination(text: &str) -> Result<Rule, String> {
         Some((to, of_it)) => (to, Some(of_it)),
         None => (after_group.unwrap_or(text), None),
     };
-    if to.is_empty() || to.contains(char::is_whitespace) {
-        return Err("where to? For one: pypi.org:443, 10.0.0.0/8, group:private, any".to_owned());
-    }
     if of_it.is_some_and(|of_it| of_it.contains(':')) {
         return Err("one colon at most; sandboxes have no IPv6. For one: pypi.org:443, 10.0.0.0/8:tcp/5432".to_owned());
+    }
+    if to.is_empty() || to.contains(char::is_whitespace) {
+        return Err("where to? For one: pypi.org:443, 10.0.0.0/8, group:private, any".to_owned());
     }
     if after_group.is_some() {
         rule.group = Some(to.to_owned());

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 use moat_api::client::rest::RestClient;
 use moat_api::rest::network::NetworkWish;
-use moat_api::rest::sandbox::{CreateSandbox, OnTimeout, ResourceLimits, Sandbox, SecurityOptions};
+use moat_api::rest::sandbox::{CreateSandbox, OnTimeout, ProxyOptions, ResourceLimits, Sandbox, SecurityOptions};
 use moat_model::ErrorKind;
 
 use crate::args::Global;
@@ -81,6 +81,9 @@ pub struct SandboxOptions {
     cap_drop: Vec<String>,
     #[command(flatten)]
     network: NetworkArgs,
+    /// Let everybody who reaches the node's reverse proxy reach its ports there, without its token
+    #[arg(long, help_heading = "Network")]
+    public: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -127,6 +130,7 @@ impl SandboxOptions {
                 AtTimeout::Pause => OnTimeout::Pause,
             },
             isolation: self.isolation.clone(),
+            proxy: ProxyOptions { public: self.public },
             network: self.network.wish().map(|options| NetworkWish::Options(Box::new(options))),
             security: SecurityOptions {
                 cap_add: self.cap_add.clone(),

@@ -62,10 +62,10 @@ pub async fn ls(global: &Global, output: &Output, args: &LsArgs) -> Result<(), F
         return sandboxes.iter().try_for_each(|s| output.line(&s.id));
     }
     let rows = sandboxes.iter().map(|s| row(output, s)).collect();
-    output.table(["ID", "FROM", "STATE", "ISOLATION", "AGE", "LEFT", "LABELS"], rows)
+    output.table(["ID", "FROM", "STATE", "ISOLATION", "ADDRESS", "AGE", "LEFT", "LABELS"], rows)
 }
 
-fn row(output: &Output, sandbox: &Sandbox) -> [String; 7] {
+fn row(output: &Output, sandbox: &Sandbox) -> [String; 8] {
     let style = match sandbox.state.as_str() {
         "running" => Style::new().green(),
         "failed" => Style::new().red(),
@@ -82,6 +82,7 @@ fn row(output: &Output, sandbox: &Sandbox) -> [String; 7] {
         from(sandbox),
         output.styled(&state, style),
         sandbox.isolation.clone(),
+        sandbox.ip.clone().unwrap_or_else(|| "-".to_owned()),
         since(&sandbox.created_at),
         sandbox.remaining_sec.map_or_else(|| "-".to_owned(), |left| format!("{left}s")),
         labels.join(" "),

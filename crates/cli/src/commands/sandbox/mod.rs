@@ -7,6 +7,7 @@ mod look;
 mod network;
 mod oneshot;
 mod state;
+mod url;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ pub enum SandboxCommand {
     Explain(look::OneArgs),
     /// Show the network of one, or change it while it lives
     Network(network::NetworkOfArgs),
+    /// Print the URL of a port of one, through the node's reverse proxy
+    Url(url::UrlArgs),
     /// Freeze one; its remaining life span waits with it
     Pause(state::ManyArgs),
     /// Let a paused one go on
@@ -78,6 +81,7 @@ pub async fn run(global: &Global, output: &Output, command: SandboxCommand) -> R
         SandboxCommand::Stats(args) => look::stats(global, output, &args).await,
         SandboxCommand::Explain(args) => look::explain(global, output, &args).await,
         SandboxCommand::Network(args) => network::run(global, output, &args).await,
+        SandboxCommand::Url(args) => url::run(global, output, &args).await,
         SandboxCommand::Pause(args) => state::pause(global, output, &args).await,
         SandboxCommand::Resume(args) => state::resume(global, output, &args).await,
         SandboxCommand::Keepalive(args) => state::keepalive(global, output, &args).await,
