@@ -59,6 +59,12 @@ impl Lane {
         }
     }
 
+    /// Ends the effect under way if `which` says so, and forgets those that wait. The end of one under way is still told.
+    pub fn give_up(&mut self, which: impl Fn(&Effect) -> bool) {
+        self.waiting.retain(|effect| !which(effect));
+        self.abort_if(which);
+    }
+
     /// Waits for the end of the effect under way; for ever if there is none. May be dropped and called again.
     pub async fn next(&mut self) -> Ended {
         let Some((_, task)) = &mut self.running else { return std::future::pending().await };

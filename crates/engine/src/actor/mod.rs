@@ -336,6 +336,11 @@ impl Actor {
                 // Its end is told by the lane, and by then nobody waits for it.
                 self.lane.abort_if(|effect| matches!(effect, Effect::Capture(_)));
             }
+            Effect::Destroy { .. } => {
+                // Nobody wants another network for what is being ended, and the end must not wait for one.
+                self.lane.give_up(|effect| matches!(effect, Effect::Rewire(_)));
+                self.lane.push(effect);
+            }
             Effect::WatchAgent => {
                 if let Some(guest) = self.guest.clone() {
                     self.watchers.spawn(async move { Outcome::Fact(Fact::AgentLost(guest.lost().await)) });

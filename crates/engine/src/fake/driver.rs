@@ -76,7 +76,12 @@ impl Driver for FakeDriver {
         let planned = self.plan(place, spec);
         // In two halves, so that a crash can fall between them.
         let (first, rest) = planned.split_at(1);
-        self.link.act(|world| world.resources.extend_from_slice(first)).await;
+        self.link
+            .act(|world| {
+                world.check_wired(place);
+                world.resources.extend_from_slice(first);
+            })
+            .await;
         if self.config_of_new().await.hang_at == Some(FakeStep::Create) {
             std::future::pending::<()>().await;
         }

@@ -1,10 +1,11 @@
-//! A driver without a kernel, for tests of everything above drivers.
+//! A driver and a network without a kernel, for tests of everything above them.
 //!
 //! [`FakeWorld`] is the host: what exists in it outlives a daemon, so dropping an engine and opening another on the same
 //! world is a crash and a restart. [`FakeConfig`] scripts what goes wrong. Main processes and execs are programs in a few
 //! words of shell (see [`program`]), run by paused or real tokio time.
 
 mod driver;
+mod fabric;
 mod files;
 mod guest;
 pub mod program;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use moat_model::Isolation;
 
 pub use driver::FakeDriver;
+pub use fabric::FakeFabric;
 pub use world::FakeWorld;
 
 /// How the sandboxes created from now on behave.
@@ -57,6 +59,18 @@ pub struct FakeConfig {
     pub capture_error: Option<String>,
     /// Changing limits fails.
     pub tune_error: Option<String>,
+    /// Attaching to the network fails, half done.
+    pub attach_error: Option<String>,
+    /// Changing the network fails.
+    pub change_error: Option<String>,
+    /// How long a change of the network takes.
+    pub change_takes: Duration,
+    /// So many changes of the network are never answered, though they are in force.
+    pub change_hangs: u32,
+    /// How often detaching each sandbox from the network fails before it succeeds.
+    pub detach_failures: u32,
+    /// Putting the network in order fails.
+    pub restore_error: Option<String>,
     /// The agent dies this long after it started the main process.
     pub die_after: Option<Duration>,
     /// This step never returns.
@@ -92,6 +106,12 @@ impl Default for FakeConfig {
             capture_takes: Duration::ZERO,
             capture_error: None,
             tune_error: None,
+            attach_error: None,
+            change_error: None,
+            change_takes: Duration::ZERO,
+            change_hangs: 0,
+            detach_failures: 0,
+            restore_error: None,
             die_after: None,
             hang_at: None,
             release_failures: 0,
@@ -121,6 +141,12 @@ pub enum FakeStep {
     Tune,
     /// The agent's `shutdown`.
     Shutdown,
+    /// The network's `attach`, after half of it was made.
+    Attach,
+    /// The network's `change`, before it did anything.
+    Change,
+    /// The network's `detach`, before it did anything.
+    Detach,
 }
 
 /// What `recover` says.

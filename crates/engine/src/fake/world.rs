@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use moat_agent::protocol::{MainState, Offsets, StreamName};
+use moat_model::network::NetworkLease;
 use moat_model::spec::Resources;
 use moat_model::{Exit, Resource, SandboxId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::fabric::FakeNet;
 use super::files::FakeFiles;
 use super::program::{Program, Schedule};
 use super::spawned::FakeSpawned;
-use super::{FakeConfig, FakeDriver};
+use super::{FakeConfig, FakeDriver, FakeFabric};
+use crate::driver::Place;
+use crate::fabric::Attachment;
 
 /// Process id of every fake main process.
 const MAIN_PID: u32 = 2;
@@ -43,6 +47,7 @@ pub(super) struct WorldState {
     pub sandboxes: BTreeMap<SandboxId, FakeSandbox>,
     pub resources: Vec<Resource>,
     pub refusals: BTreeMap<String, u32>,
+    pub net: FakeNet,
     main_starts: BTreeMap<SandboxId, u32>,
     /// Something of a sandbox changed. One for each, so that ten thousand do not wake each other.
     pub changed: BTreeMap<SandboxId, Arc<Notify>>,
@@ -203,6 +208,15 @@ impl WorldState {
     pub fn started_main(&mut self, id: &SandboxId) {
         *self.main_starts.entry(id.clone()).or_default() += 1;
     }
+
+    /// A place in the network that a driver is told of exists.
+    pub fn check_wired(&mut self, place: &Place) {
+        let Some(wired) = &place.network else { return };
+        let is_it = |(lease, to): &(NetworkLease, Attachment)| lease.address == wired.address && to.id == place.id;
+        if !self.net.attached.values().any(is_it) {
+            self.net.wrongs.push(format!("{} is created before its network is", place.id));
+        }
+    }
 }
 
 impl FakeWorld {
@@ -217,6 +231,12 @@ impl FakeWorld {
     pub fn driver(&self) -> Arc<FakeDriver> {
         let state = self.lock();
         Arc::new(FakeDriver::new(Link { world: self.clone(), epoch: state.epoch, about: None }, state.config.clone()))
+    }
+
+    /// A network for a daemon in this world.
+    pub fn fabric(&self) -> Arc<FakeFabric> {
+        let epoch = self.epoch();
+        Arc::new(FakeFabric::new(Link { world: self.clone(), epoch, about: None }))
     }
 
     /// Changes how sandboxes created from now on behave.
@@ -390,6 +410,12 @@ impl Link {
         if self.world.point(self.epoch) {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Does something at once; nothing if the daemon has died.
+    pub fn now<T>(&self, act: impl FnOnce(&mut WorldState) -> T) -> Option<T> {
+        let mut state = self.world.lock();
+        (state.epoch == self.epoch).then(|| act(&mut state))
     }
 
     /// Looks at the world, unless the daemon has died.

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use moat_agent::protocol::StreamName;
 use moat_model::lifecycle::PhaseName;
+use moat_model::network::{NetworkMode, NetworkSpec};
 use moat_model::spec::OnTimeout;
 use moat_model::{Resource, SandboxId};
 
-use super::{claim, config, limits};
+use super::{claim, config, limits, network};
 use crate::error::Result;
+use crate::fabric::Attachment;
 use crate::fake::{FakeConfig, FakeWorld};
 use crate::record::{FileStore, Loaded, SandboxRecord, Store};
 use crate::supervisor::{Engine, Registry};
@@ -69,7 +71,7 @@ async fn open(world: &FakeWorld, outlet: &MemoryOutlet, dir: &Path) -> Engine {
     world.restart();
     let files = FileStore::open(dir.join("run/sandboxes")).unwrap();
     let store = MortalStore { files, world: world.clone(), epoch: world.epoch() };
-    let drivers = Registry::new(vec![world.driver()]);
+    let drivers = Registry::new(vec![world.driver()]).with_fabric(world.fabric());
     Engine::open_on(config(dir), drivers, Arc::new(outlet.clone()), Arc::new(store)).await.unwrap().0
 }
 
@@ -110,6 +112,10 @@ const PAUSE: Story = Story { name: "is paused and deleted", run: is_paused_and_d
 const CAPTURE: Story = Story { name: "is captured", run: is_captured, by_itself: false };
 const CLAIM: Story = Story { name: "is claimed", run: is_claimed, by_itself: false };
 const EXPIRY: Story = Story { name: "is paused for its time limit", run: expires, by_itself: false };
+const WIRED: Story = Story { name: "runs to its end with a network", run: runs_wired, by_itself: true };
+const WIRED_CLAIM: Story = Story { name: "is claimed with a network", run: is_claimed_wired, by_itself: false };
+const REWIRE: Story = Story { name: "gets other networks", run: is_rewired, by_itself: false };
+const WIRED_FAILURE: Story = Story { name: "fails to start with a network", run: fails_wired, by_itself: false };
 const FAILURE: Story = Story { name: "fails to start", run: fails_to_start, by_itself: false };
 
 fn runs_to_its_end(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
@@ -155,6 +161,80 @@ fn is_claimed(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
         drop(engine.processes(&id(1)).await);
         drop(engine.delete(&id(1)).await);
     })
+}
+
+fn runs_wired(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        drop(engine.create(id(1), network::wired(spec("sh", &["-c", SCRIPT]))).await);
+        settle(&engine).await;
+    })
+}
+
+fn is_claimed_wired(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        drop(engine.create(id(1), network::wired(claim::member())).await);
+        drop(engine.claim(&id(1), network::claim_with(CLAIMED_MEMORY, network::stricter())).await);
+        drop(engine.processes(&id(1)).await);
+        drop(engine.delete(&id(1)).await);
+    })
+}
+
+/// The networks one gets in turn that is rewired.
+fn in_turn() -> [NetworkSpec; 3] {
+    [NetworkSpec::new(NetworkMode::Internal), network::stricter(), NetworkSpec::new(NetworkMode::Internet)]
+}
+
+fn is_rewired(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        let [_, second, third] = in_turn();
+        drop(engine.create(id(1), network::wired(spec("app", &[]))).await);
+        drop(engine.rewire(&id(1), second).await);
+        drop(engine.pause(&id(1)).await);
+        drop(engine.rewire(&id(1), third).await);
+        drop(engine.resume(&id(1)).await);
+        drop(engine.delete(&id(1)).await);
+    })
+}
+
+fn fails_wired(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        drop(engine.create(id(1), network::wired(spec("missing", &[]))).await);
+    })
+}
+
+/// The rules in force become those that the record says.
+async fn check_network(engine: &Engine, world: &FakeWorld, what: &str) {
+    let agree = async {
+        while engine.get(&id(1)).is_some_and(|view| matches!(view.phase, PhaseName::Running | PhaseName::Paused)) {
+            let spec = engine.spec(&id(1)).unwrap();
+            let wanted = spec.network.is_wired().then(|| Attachment::of(&id(1), &spec));
+            if world.rules(&id(1)) == wanted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let agreed = tokio::time::timeout(Duration::from_secs(30), agree).await;
+    assert!(
+        agreed.is_ok(),
+        "{what}: {:?} are in force, and asked for is {:?}",
+        world.rules(&id(1)),
+        engine.spec(&id(1))
+    );
+}
+
+/// Whatever came between: rules that were given up never came back, and a member had none but its claimer's.
+fn check_rules_seen(world: &FakeWorld, what: &str) {
+    let seen: Vec<Attachment> = world.rules_seen(&id(1)).into_iter().filter(|rules| !rules.pooled).collect();
+    let steps = in_turn();
+    let at: Vec<usize> = seen.iter().map(|rules| steps.iter().position(|step| *step == rules.spec).unwrap()).collect();
+    assert!(at.is_sorted(), "{what}: {at:?}");
+    if world.rules_seen(&id(1)).first().is_some_and(|first| first.namespace != claim::claim(None).namespace) {
+        let claimed = seen.iter().filter(|rules| rules.namespace == claim::claim(None).namespace);
+        assert!(claimed.clone().all(|rules| rules.spec == network::stricter()), "{what}: {seen:?}");
+    }
+    assert_eq!(world.network_wrongs(), [] as [String; 0], "{what}");
+    assert_eq!(world.attached(), [], "{what}");
 }
 
 fn expires(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
@@ -217,14 +297,17 @@ fn check_crash(story: Story, fake: &FakeConfig, n: u64, later: &[u64]) -> bool {
                 settle(&engine).await;
             }
             check_claimed(&engine, &world, &what).await;
+            check_network(&engine, &world, &what).await;
             tokio::time::timeout(limit, engine.delete(&id)).await.unwrap().unwrap();
         }
         assert_eq!(engine.uids_taken(), 0, "{what}");
+        assert_eq!(world.places(), [], "{what}");
     });
     assert!(lived, "{what}");
     assert_eq!(world.resources(), [] as [Resource; 0], "{what}");
     assert_eq!(world.alive(), [] as [SandboxId; 0], "{what}");
     assert!(world.main_starts(&id(1)) <= 1, "{what}");
+    check_rules_seen(&world, &what);
     let left: Vec<_> = std::fs::read_dir(dir.path().join("run/sandboxes")).unwrap().collect();
     assert!(left.is_empty(), "{what}: {left:?}");
 
@@ -286,6 +369,33 @@ fn killed_at_every_point_of_a_time_limit_that_pauses() {
 #[test]
 fn killed_at_every_point_of_a_failed_start() {
     check_every_point(FAILURE, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_a_life_with_a_network() {
+    let points = check_every_point(WIRED, &FakeConfig::default());
+    assert!(points > 48, "only {points} points");
+    check_every_point(WIRED_FAILURE, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_a_claim_with_a_network() {
+    check_every_point(WIRED_CLAIM, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_changes_of_the_network() {
+    check_every_point(REWIRE, &FakeConfig::default());
+    check_every_point(REWIRE, &FakeConfig { change_takes: Duration::from_secs(1), ..FakeConfig::default() });
+}
+
+#[test]
+fn killed_at_every_point_while_networks_fail() {
+    let busy = FakeConfig { detach_failures: 2, kill_failures: 1, ..FakeConfig::default() };
+    check_every_point(WIRED, &busy);
+    check_every_point(WIRED_CLAIM, &busy);
+    check_every_point(WIRED, &FakeConfig { attach_error: Some("oops".into()), ..FakeConfig::default() });
+    check_every_point(WIRED_CLAIM, &FakeConfig { change_error: Some("oops".into()), ..FakeConfig::default() });
 }
 
 #[test]

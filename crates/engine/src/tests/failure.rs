@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use moat_agent::protocol::StreamName;
 use moat_model::lifecycle::{PhaseName, SandboxView};
-use moat_model::{Cause, ErrorKind, Exit, SandboxId};
+use moat_model::{Cause, ErrorKind, Exit, SandboxId, SandboxSpec};
 use tokio::time::Instant;
 
-use super::{Bench, bench, config, open};
+use super::{Bench, bench, claim, config, network, open};
 use crate::error::{Error, Result};
 use crate::fake::{FakeConfig, FakeRecover, FakeStep};
 use crate::record::{FileStore, Loaded, SandboxRecord, Store};
@@ -21,10 +21,17 @@ async fn ended(engine: &Engine, n: u8) -> SandboxView {
     views.wait_for(|view| view.phase.is_terminal()).await.unwrap().clone()
 }
 
-/// A create under `fake` fails with this kind and words, and nothing at all is left.
+/// A create under `fake` fails with this kind and words, with a network and without, and nothing at all is left.
 async fn check_create_fails(fake: FakeConfig, kind: ErrorKind, words: &[&str]) {
+    if !matches!(fake.hang_at, Some(FakeStep::Attach)) && fake.attach_error.is_none() {
+        check_create_of_fails(fake.clone(), spec("app", &[]), kind, words).await;
+    }
+    check_create_of_fails(fake, network::wired(spec("app", &[])), kind, words).await;
+}
+
+async fn check_create_of_fails(fake: FakeConfig, asked: SandboxSpec, kind: ErrorKind, words: &[&str]) {
     let b = bench(fake.clone()).await;
-    let error = b.engine.create(id(1), spec("app", &[])).await.unwrap_err();
+    let error = b.engine.create(id(1), asked).await.unwrap_err();
     assert_eq!(error.kind, kind, "{error} under {fake:?}");
     for word in words {
         assert!(error.to_string().contains(word), "{error} under {fake:?}");
@@ -46,9 +53,14 @@ async fn every_step_of_a_start_may_fail() {
     check_create_fails(FakeConfig { create_error: oops(), ..good() }, unavailable, &["create:", "oops"]).await;
     check_create_fails(FakeConfig { start_error: oops(), ..good() }, unavailable, &["start agent:", "oops"]).await;
     check_create_fails(FakeConfig { main_error: oops(), ..good() }, ErrorKind::Guest, &["start main:", "oops"]).await;
-    for (step, words) in
-        [(FakeStep::Create, "create:"), (FakeStep::Start, "start agent:"), (FakeStep::StartMain, "start main:")]
-    {
+    check_create_fails(FakeConfig { attach_error: oops(), ..good() }, unavailable, &["create:", "attach", "oops"])
+        .await;
+    for (step, words) in [
+        (FakeStep::Attach, "create:"),
+        (FakeStep::Create, "create:"),
+        (FakeStep::Start, "start agent:"),
+        (FakeStep::StartMain, "start main:"),
+    ] {
         let hanging = FakeConfig { hang_at: Some(step), ..good() };
         check_create_fails(hanging, ErrorKind::Deadline, &[words, "took longer than"]).await;
     }
@@ -56,11 +68,11 @@ async fn every_step_of_a_start_may_fail() {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_can_be_ended_at_every_step() {
-    for step in [FakeStep::Create, FakeStep::Start, FakeStep::StartMain] {
+    for step in [FakeStep::Attach, FakeStep::Create, FakeStep::Start, FakeStep::StartMain] {
         let b = bench(FakeConfig { hang_at: Some(step), ..FakeConfig::default() }).await;
         let begun = Instant::now();
         let (engine, target) = (b.engine.clone(), id(1));
-        let creating = tokio::spawn(async move { engine.create(id(1), spec("app", &[])).await });
+        let creating = tokio::spawn(async move { engine.create(id(1), network::wired(spec("app", &[]))).await });
         tokio::time::sleep(Duration::from_millis(10)).await;
         b.engine.delete(&target).await.unwrap();
         let error = creating.await.unwrap().unwrap_err();
@@ -273,7 +285,7 @@ async fn bench_on_bad_store() -> (Bench, Engine, Arc<BadStore>) {
     let dir = b.dir.path().join("bad");
     let good = FileStore::open(dir.join("records")).unwrap();
     let store = Arc::new(BadStore { good, fails: AtomicBool::new(false), breaks: AtomicBool::new(false) });
-    let drivers = Registry::new(vec![b.world.driver()]);
+    let drivers = Registry::new(vec![b.world.driver()]).with_fabric(b.world.fabric());
     let opened = Engine::open_on(config(&dir), drivers, Arc::new(b.outlet.clone()), Arc::<BadStore>::clone(&store));
     let (engine, _) = opened.await.unwrap();
     (b, engine, store)
@@ -298,6 +310,49 @@ async fn nothing_is_made_that_is_not_written_down() {
     assert_eq!(b.outlet.ends(&id(2)), []);
     store.fails.store(false, Ordering::SeqCst);
     assert_eq!(ended(&engine, 2).await.exit, Some(Exit::code(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_is_not_changed_unless_that_is_written_down() {
+    let (b, engine, store) = bench_on_bad_store().await;
+    engine.create(id(1), network::wired(spec("app", &[]))).await.unwrap();
+    engine.create(id(2), network::wired(claim::member())).await.unwrap();
+    let before = b.world.attached();
+    store.fails.store(true, Ordering::SeqCst);
+    let error = engine.rewire(&id(1), network::stricter()).await.unwrap_err();
+    assert!(error.to_string().contains("disk full"), "{error}");
+    assert_eq!((b.world.attached(), engine.get(&id(1)).unwrap().phase), (before, PhaseName::Running));
+    let error = engine.claim(&id(2), network::claim_with(Some(1), network::stricter())).await.unwrap_err();
+    assert!(error.to_string().contains("disk full"), "{error}");
+    assert!(b.world.rules_seen(&id(2)).iter().all(|rules| rules.pooled));
+    // Its place is given back when that can be written down, and not before.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!((b.world.attached().len(), b.world.places().len(), engine.uids_taken()), (1, 2, 2));
+    store.fails.store(false, Ordering::SeqCst);
+    ended(&engine, 2).await;
+    assert_eq!((b.world.places().len(), engine.uids_taken()), (1, 1));
+    engine.rewire(&id(1), network::stricter()).await.unwrap();
+    engine.delete(&id(1)).await.unwrap();
+    b.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_actor_gives_its_network_back_once() {
+    let (b, engine, store) = bench_on_bad_store().await;
+    engine.create(id(1), network::wired(spec("app", &[]))).await.unwrap();
+    engine.create(id(2), network::wired(spec("app", &[]))).await.unwrap();
+    b.world.configure(|fake| fake.hang_at = Some(FakeStep::Change));
+    let changing = engine.clone();
+    let changing = tokio::spawn(async move { changing.rewire(&id(1), network::stricter()).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    store.breaks.store(true, Ordering::SeqCst);
+    b.world.end_main(&id(1), Exit::code(0));
+    ended(&engine, 1).await;
+    changing.await.unwrap().unwrap_err();
+    assert_eq!((engine.panics(), b.world.places().len(), b.world.attached().len()), (1, 1, 1));
+    engine.delete(&id(1)).await.unwrap();
+    engine.delete(&id(2)).await.unwrap();
+    b.assert_clean();
 }
 
 #[tokio::test(start_paused = true)]

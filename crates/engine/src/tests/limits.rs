@@ -77,15 +77,15 @@ impl Store for MemoryStore {
 }
 
 /// Numbers that are always the same for one seed.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn throw(&mut self, below: u64) -> u64 {
+    pub fn throw(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
 
-    fn span(&mut self, from: u64, to: u64) -> Duration {
+    pub fn span(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(from * 1000 + self.throw((to - from) * 1000))
     }
 }

@@ -1,4 +1,4 @@
-//! Engines on the fake driver, with paused time.
+//! Engines on the fake driver and the fake network, with paused time.
 
 mod capture;
 mod claim;
@@ -6,6 +6,7 @@ mod crash;
 mod failure;
 mod life;
 mod limits;
+mod network;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ async fn bench(fake: FakeConfig) -> Bench {
 }
 
 async fn open(world: &FakeWorld, outlet: &MemoryOutlet, dir: &Path) -> Engine {
-    let drivers = Registry::new(vec![world.driver()]);
+    let drivers = Registry::new(vec![world.driver()]).with_fabric(world.fabric());
     Engine::open(config(dir), drivers, Arc::new(outlet.clone())).await.unwrap().0
 }
 
@@ -42,5 +43,7 @@ impl Bench {
     fn assert_clean(&self) {
         assert_eq!(self.world.resources(), []);
         assert_eq!(self.world.alive(), []);
+        assert_eq!((self.world.attached(), self.world.places()), (vec![], vec![]));
+        assert_eq!(self.world.network_wrongs(), [] as [String; 0]);
     }
 }
