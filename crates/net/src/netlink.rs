@@ -175,6 +175,41 @@ impl Netlink {
         Ok(outcomes)
     }
 
+    /// Has these done as one transaction, between these edges: all of them or none. If it was none, tells the first that was
+    /// refused, if it was one of them.
+    pub fn transact(
+        &mut self,
+        begin: Message,
+        messages: Vec<Message>,
+        end: Message,
+    ) -> io::Result<Result<(), (Option<usize>, io::Error)>> {
+        let first = self.sequence.wrapping_add(1);
+        let count = messages.len();
+        let mut bytes = Vec::new();
+        for (at, mut message) in std::iter::once(begin).chain(messages).chain([end]).enumerate() {
+            self.sequence = self.sequence.wrapping_add(1);
+            // The kernel tells every error, in order, and then this: one acknowledgement, however many they are.
+            message.finish(self.sequence, if at == count { F_ACK } else { 0 });
+            bytes.extend_from_slice(&message.bytes);
+        }
+        rustix::net::send(&self.socket, &bytes, SendFlags::empty())?;
+        let (mut outcome, mut ended) = (Ok(()), false);
+        while !ended {
+            self.receive(|sequence, kind, payload| {
+                let at = sequence.wrapping_sub(first) as usize;
+                if at > count || kind != TYPE_ERROR {
+                    return;
+                }
+                if let (Ok(()), Err(error)) = (&outcome, outcome_of(payload)) {
+                    outcome = Err((at.checked_sub(1), error));
+                }
+                // What is said of the beginning is said of all, and is the last.
+                ended |= at == count || at == 0;
+            })?;
+        }
+        Ok(outcome)
+    }
+
     /// Asks for one thing and returns the answer: its type and what follows the header.
     pub fn get(&mut self, mut message: Message) -> io::Result<(u16, Vec<u8>)> {
         self.sequence = self.sequence.wrapping_add(1);
