@@ -30,6 +30,8 @@ pub struct Table {
 struct Inner {
     by_slot: BTreeMap<u32, Arc<Attached>>,
     by_address: BTreeMap<Ipv4Addr, u32>,
+    /// Names and ids, those of pool members left out: every question of a sandbox looks here.
+    by_name: BTreeMap<(Namespace, String), u32>,
 }
 
 /// Why a place cannot be taken.
@@ -48,21 +50,18 @@ impl Table {
     pub fn put(&self, lease: NetworkLease, attachment: Attachment) -> Result<(), Taken> {
         let mut inner = self.write();
         inner.check(&lease, &attachment)?;
-        if let Some(old) = inner.by_slot.get(&lease.slot) {
-            let address = old.lease.address;
-            inner.by_address.remove(&address);
-        }
+        inner.take(lease.slot);
         inner.by_address.insert(lease.address, lease.slot);
+        for name in names(&attachment) {
+            inner.by_name.insert((attachment.namespace.clone(), name.to_owned()), lease.slot);
+        }
         inner.by_slot.insert(lease.slot, Arc::new(Attached { lease, attachment }));
         Ok(())
     }
 
     /// Takes it away. Idempotent.
     pub fn remove(&self, slot: u32) -> Option<Arc<Attached>> {
-        let mut inner = self.write();
-        let gone = inner.by_slot.remove(&slot)?;
-        inner.by_address.remove(&gone.lease.address);
-        Some(gone)
+        self.write().take(slot)
     }
 
     /// What a slot holds.
@@ -78,8 +77,9 @@ impl Table {
 
     /// The one of this name, or this id, in a namespace. Members of pools are nobody's.
     pub fn named(&self, namespace: &Namespace, name: &str) -> Option<Arc<Attached>> {
-        let fits = |a: &Attachment| a.spec.name.as_ref().is_some_and(|n| n.as_str() == name) || a.id.as_str() == name;
-        self.read().of(namespace).find(|attached| fits(&attached.attachment)).cloned()
+        let inner = self.read();
+        let slot = inner.by_name.get(&(namespace.clone(), name.to_owned()))?;
+        inner.by_slot.get(slot).cloned()
     }
 
     /// Those of a namespace with this label.
@@ -137,13 +137,28 @@ impl Inner {
         {
             return Err(Taken::Address(lease.address, holder.attachment.id.clone()));
         }
-        let Some(name) = &attachment.spec.name else { return Ok(()) };
-        let same = |a: &&Arc<Attached>| a.lease.slot != lease.slot && a.attachment.spec.name.as_ref() == Some(name);
-        match self.of(&attachment.namespace).find(same) {
+        let Some(name) = attachment.spec.name.as_ref().filter(|_| !attachment.pooled) else { return Ok(()) };
+        let holder = self.by_name.get(&(attachment.namespace.clone(), name.to_string()));
+        match holder.filter(|slot| **slot != lease.slot).and_then(|slot| self.by_slot.get(slot)) {
             Some(holder) => Err(Taken::Name(name.to_string(), holder.attachment.id.clone())),
             None => Ok(()),
         }
     }
+
+    fn take(&mut self, slot: u32) -> Option<Arc<Attached>> {
+        let gone = self.by_slot.remove(&slot)?;
+        self.by_address.remove(&gone.lease.address);
+        for name in names(&gone.attachment) {
+            self.by_name.remove(&(gone.attachment.namespace.clone(), name.to_owned()));
+        }
+        Some(gone)
+    }
+}
+
+/// What one is found by.
+fn names(attachment: &Attachment) -> impl Iterator<Item = &str> {
+    let name = attachment.spec.name.as_ref().map(|name| name.as_str());
+    name.into_iter().chain([attachment.id.as_str()]).filter(|_| !attachment.pooled)
 }
 
 #[cfg(test)]
@@ -187,7 +202,14 @@ mod tests {
         table.put(lease(1), Attachment { pooled: true, ..attachment(1, "red", Some("web")) }).unwrap();
         assert!(table.named(&red, "web").is_none());
         assert_eq!(table.peer(&red, lease(1).address), Peer::OtherNamespace);
+        table.put(lease(3), attachment(3, "red", Some("web"))).unwrap();
+        assert!(table.put(lease(1), attachment(1, "red", Some("web"))).is_err(), "given to another meanwhile");
+        table.put(lease(3), attachment(3, "red", Some("new"))).unwrap();
+        assert!(table.named(&red, "web").is_none() && table.named(&red, "new").unwrap().lease.slot == 3);
+        assert_eq!(table.named(&red, attachment(3, "red", None).id.as_str()).unwrap().lease.slot, 3);
         assert!(table.remove(1).is_some() && table.remove(1).is_none());
+        table.remove(3);
+        assert!(table.named(&red, "new").is_none());
         assert_eq!(table.len(), 1);
     }
 }
