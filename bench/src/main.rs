@@ -32,7 +32,7 @@ struct Arguments {
 enum Verb {
     /// Measures, keeps the samples, and writes the document.
     Measure {
-        /// Ids of scenarios; all if none is named.
+        /// Ids of scenarios; if none is named, all but those that take very long.
         scenarios: Vec<String>,
         /// Revision the samples belong to.
         #[arg(long)]
@@ -85,7 +85,8 @@ async fn measure(wanted: &[String], commit: String) -> anyhow::Result<()> {
 
     let mut lines = vec![Line::Run { date, commit, machine, rivals: rivals::versions() }];
     let mut failed = Vec::new();
-    for scenario in SCENARIOS.iter().filter(|s| wanted.is_empty() || wanted.iter().any(|id| s.id == *id)) {
+    let named = |id: &str| wanted.iter().any(|named| named == id);
+    for scenario in SCENARIOS.iter().filter(|s| named(s.id) || (wanted.is_empty() && !s.by_hand)) {
         eprintln!("{} {} …", scenario.id, scenario.title);
         match scenario.run().await {
             Ok(samples) => lines.extend(samples.into_iter().map(Line::Sample)),

@@ -5,6 +5,7 @@ mod deploy;
 mod exec;
 mod image;
 mod logs;
+mod networks;
 mod node;
 mod recovery;
 mod rest;
@@ -25,6 +26,8 @@ pub struct Scenario {
     pub method: &'static str,
     /// What is promised of it.
     pub promise: Option<Promise>,
+    /// Takes long, or much of the machine: measured only when it is named.
+    pub by_hand: bool,
     run: fn() -> LocalBoxFuture<'static, anyhow::Result<Vec<Sample>>>,
 }
 
@@ -47,7 +50,7 @@ impl Scenario {
 }
 
 /// All of them, in the order they are shown.
-pub const SCENARIOS: [Scenario; 8] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario {
         id: "T1",
         title: "create from a warm pool, over REST",
@@ -58,6 +61,7 @@ pub const SCENARIOS: [Scenario; 8] = [
             words: "p50 ≤ 2 ms, p99 ≤ 10 ms",
             kept: |of| of(rest::WARM).map(|s| s.p50 <= 2.0 && s.p99 <= 10.0),
         }),
+        by_hand: false,
         run: || Box::pin(rest::warm()),
     },
     Scenario {
@@ -73,7 +77,30 @@ pub const SCENARIOS: [Scenario; 8] = [
             words: "p50 ≤ 5 ms, p99 ≤ 25 ms",
             kept: |of| of(create::READY).map(|s| s.p50 <= 5.0 && s.p99 <= 25.0),
         }),
+        by_hand: false,
         run: || Box::pin(create::run()),
+    },
+    Scenario {
+        id: "T1n",
+        title: "create from a warm pool, with a network",
+        method: "T1 on two nodes in turn: the pool of one has members with loopback only, that of the other members with \
+                 `internet`. What a network takes is done before it is asked for; the claim names it, gives it to the \
+                 namespace and opens its rules.",
+        promise: Some(Promise {
+            words: "with a network p50 ≤ 1 ms more than without",
+            kept: |of| Some(of(networks::WARM_INTERNET)?.p50 <= of(networks::WARM_ISOLATED)?.p50 + 1.0),
+        }),
+        by_hand: false,
+        run: || Box::pin(networks::warm()),
+    },
+    Scenario {
+        id: "T2n",
+        title: "cold create of a container, with a network",
+        method: "`create → agent ready` of T2, in turn with loopback only and with `internet`, through one engine: the \
+                 namespace and its link are taken from those prepared, its rules are made.",
+        promise: None,
+        by_hand: false,
+        run: || Box::pin(networks::cold()),
     },
     Scenario {
         id: "T3",
@@ -83,6 +110,7 @@ pub const SCENARIOS: [Scenario; 8] = [
                  `/bin/true` of a `host` root). The rival is `runc exec` in a running container, a program that has to \
                  start first.",
         promise: Some(Promise { words: "over REST p50 ≤ 1.5 ms", kept: |of| of(rest::EXEC).map(|s| s.p50 <= 1.5) }),
+        by_hand: false,
         run: || Box::pin(exec::run()),
     },
     Scenario {
@@ -95,6 +123,7 @@ pub const SCENARIOS: [Scenario; 8] = [
             words: "all succeed, p99 ≤ 10 × p50",
             kept: |of| of(rest::BURST).map(|s| s.count == 100 && s.p99 <= 10.0 * s.p50),
         }),
+        by_hand: false,
         run: || Box::pin(rest::burst()),
     },
     Scenario {
@@ -108,6 +137,7 @@ pub const SCENARIOS: [Scenario; 8] = [
             words: "≤ 1.5 s for 150 MB from a local registry; again: no work",
             kept: |of| Some(of(image::FROM_REGISTRY)?.p50 <= 1500.0 && of(image::AGAIN)?.p50 <= 50.0),
         }),
+        by_hand: false,
         run: || Box::pin(image::run()),
     },
     Scenario {
@@ -118,6 +148,7 @@ pub const SCENARIOS: [Scenario; 8] = [
                  program is in the node's cache except in the first round, which is not counted, and ends on the first \
                  signal.",
         promise: None,
+        by_hand: false,
         run: || Box::pin(deploy::run()),
     },
     Scenario {
@@ -132,6 +163,7 @@ pub const SCENARIOS: [Scenario; 8] = [
             words: "≥ 0.8 × the rate of publishing the same bytes straight to NATS",
             kept: |of| Some(of(logs::OURS)?.p50 >= 0.8 * of(logs::STRAIGHT)?.p50),
         }),
+        by_hand: false,
         run: || Box::pin(logs::run()),
     },
     Scenario {
@@ -140,6 +172,20 @@ pub const SCENARIOS: [Scenario; 8] = [
         method: "The daemon of a node with 20 running workloads is killed with SIGKILL and started again; from its start \
                  until it lists all 20 as running. Connecting to NATS is included.",
         promise: Some(Promise { words: "within 2 s", kept: |of| of(recovery::OURS).map(|s| s.max <= 2000.0) }),
+        by_hand: false,
         run: || Box::pin(recovery::run()),
+    },
+    Scenario {
+        id: "N1000",
+        title: "a thousand sandboxes with networks on one node",
+        method: "A thousand `POST /api/v1/sandboxes` with `internet`, one after the other and without a pool, all living at \
+                 once, then a thousand deletes. Afterwards links, routes, network namespaces, rules, processes, control \
+                 groups and mounts of the host must be as before, or nothing is measured. Only when it is named.",
+        promise: Some(Promise {
+            words: "the last hundred creates at most 2 × the first hundred at p50, nothing left",
+            kept: |of| Some(of(networks::LAST)?.p50 <= 2.0 * of(networks::FIRST)?.p50),
+        }),
+        by_hand: true,
+        run: || Box::pin(networks::thousand()),
     },
 ];

@@ -23,7 +23,7 @@ const ROUNDS: usize = 200;
 const WARM_UP: usize = 5;
 const AT_ONCE: usize = 100;
 /// A pool fills in much less, or something is broken.
-const FILLED_WITHIN: Duration = Duration::from_secs(60);
+pub const FILLED_WITHIN: Duration = Duration::from_secs(60);
 
 const POOL: &str = "[pool]\nreplenish_interval_sec = 1\n\
                     [[pool.templates]]\nname = \"host\"\nmin_ready = 2\nmax_ready = 4\n";
@@ -83,7 +83,8 @@ pub async fn burst() -> anyhow::Result<Vec<Sample>> {
     Ok(samples)
 }
 
-fn request() -> CreateSandbox {
+/// A small sandbox of the template `host`.
+pub fn request() -> CreateSandbox {
     CreateSandbox {
         template: Some("host".to_owned()),
         resources: ResourceLimits { memory_mb: Some(64), ..ResourceLimits::default() },

@@ -1,6 +1,7 @@
 //! An engine with the container driver, without a broker.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,26 +11,44 @@ use bytes::Bytes;
 use moat_agent::protocol::{Offsets, StreamName};
 use moat_drivers::container::{ContainerConfig, ContainerDriver};
 use moat_drivers::linux::agent_binary::AgentBinary;
+use moat_engine::fabric::Fabric;
 use moat_engine::guest::ExecOutput;
 use moat_engine::supervisor::{Engine, EngineConfig, Registry};
 use moat_engine::{Driver, Outlet};
 use moat_model::lifecycle::SandboxView;
 use moat_model::spec::{Artifact, ExecSpec, RootSpec};
 use moat_model::{Isolation, Namespace, ProcessSpec, SandboxId, SandboxSpec, Timestamp};
+use moat_net::{Net, NetConfig};
 use tempfile::TempDir;
 
 /// An engine of its own, below a directory of its own.
 pub struct Sandboxes {
     /// The engine.
     pub engine: Engine,
+    net: Option<Arc<Net>>,
     _dir: TempDir,
 }
 
 impl Sandboxes {
     /// Opens one.
     pub async fn open() -> anyhow::Result<Self> {
-        // Where records lie in production too: a tmpfs, if the host has one there.
-        let dir = tempfile::Builder::new().prefix("moat-bench-").tempdir_in("/run")?;
+        Self::open_in(directory()?, None).await
+    }
+
+    /// Opens one that gives networks. Close it: links and rules do not end with us.
+    pub async fn open_with_network() -> anyhow::Result<Self> {
+        let dir = directory()?;
+        let config = NetConfig {
+            name: "mbench".to_owned(),
+            subnet: "10.99.0.0/16".parse()?,
+            gateway: Ipv4Addr::new(169, 254, 99, 1),
+            ..NetConfig::new(dir.path().join("net"))
+        };
+        let net = Net::start(config).await?;
+        Self::open_in(dir, Some(net)).await
+    }
+
+    async fn open_in(dir: TempDir, net: Option<Arc<Net>>) -> anyhow::Result<Self> {
         let agent = AgentBinary::embedded().context("the agent binary")?;
         let config = ContainerConfig {
             cgroup_parent: "moat-bench".to_owned(),
@@ -38,9 +57,27 @@ impl Sandboxes {
         };
         let driver: Arc<dyn Driver> = Arc::new(ContainerDriver::new(config, agent)?);
         let config = EngineConfig::new(dir.path().join("run"), dir.path().join("data"));
-        let (engine, _) = Engine::open(config, Registry::new(vec![driver]), Arc::new(Forgetful::default())).await?;
-        Ok(Self { engine, _dir: dir })
+        let mut registry = Registry::new(vec![driver]);
+        if let Some(net) = &net {
+            registry = registry.with_fabric(Arc::clone(net) as Arc<dyn Fabric>);
+        }
+        let (engine, _) = Engine::open(config, registry, Arc::new(Forgetful::default())).await?;
+        Ok(Self { engine, net, _dir: dir })
     }
+
+    /// Takes the network away again, once no sandbox is left.
+    pub async fn close(self) -> anyhow::Result<()> {
+        self.engine.detach().await;
+        match &self.net {
+            Some(net) => Ok(net.stop().await?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where records lie in production too: a tmpfs, if the host has one there.
+fn directory() -> anyhow::Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("moat-bench-").tempdir_in("/run")?)
 }
 
 /// A container on the empty root, with one program in it if there is one to execute.
@@ -61,6 +98,7 @@ pub fn scratch(program: Option<&Path>) -> anyhow::Result<SandboxSpec> {
         security: Default::default(),
         network: Default::default(),
         forwards: Vec::new(),
+        ingress: Default::default(),
         timeout: None,
         idle_timeout: None,
         on_timeout: Default::default(),
