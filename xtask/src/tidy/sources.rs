@@ -76,10 +76,13 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// A clock read in the pure crate.
 pub fn clock(tree: &Tree) -> Vec<Finding> {
     let clocks = ["Instant::now", "SystemTime::now", "OffsetDateTime::now", "std::fs", "std::net", "std::thread"];
+    // An address is a value; whatever else is there talks to somebody.
+    let value = |line: &str| line == "use std::net::Ipv4Addr;";
     let files = tree.sources().filter(|(path, _)| path.starts_with("crates/model/src/"));
     files
         .flat_map(|(path, text)| {
-            let hits = code_lines(text).filter(|(_, line)| clocks.iter().any(|clock| line.contains(clock)));
+            let impure = |line: &str| !value(line) && clocks.iter().any(|clock| line.contains(clock));
+            let hits = code_lines(text).filter(|(_, line)| impure(line));
             hits.map(|(number, _)| Finding::new(format!("{path}:{number}"), "is not pure")).collect::<Vec<_>>()
         })
         .collect()

@@ -5,15 +5,15 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `base` | the table without any sandbox |
+//! | `ground` | the table without any sandbox |
 //! | `policy` | what a sandbox is made into |
 //! | `element`, `script`, `kernel` | elements and chains, as `nft` and as the kernel read them |
 //! | `verdict` | which connections go on when rules change |
 //! | `conntrack` | the kernel's picture of connections |
 
-mod base;
 mod conntrack;
 mod element;
+mod ground;
 mod kernel;
 mod policy;
 mod script;
@@ -136,7 +136,7 @@ impl Inner {
     fn install(config: NetConfig, guard: bool, held: &[Arc<Attached>]) -> Result<Self> {
         let mut kernel = Kernel::open(&config.name).map_err(|error| refused("opening netlink", error))?;
         let mut conntrack = Conntrack::open().map_err(|error| refused("opening conntrack", error))?;
-        let (mut text, mut index) = (base::text(&config, guard), Index::default());
+        let (mut text, mut index) = (ground::text(&config, guard), Index::default());
         for attached in held {
             let mark = index.mark(&attached.attachment.namespace);
             let built = policy::build(&config, attached, mark);

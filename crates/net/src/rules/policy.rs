@@ -8,8 +8,8 @@ use moat_model::network::{
     Action, Destination, Domain, EgressRule, Group, NetworkLease, NetworkMode, PortRange, Protocol, PublishSpec,
 };
 
-use super::base;
 use super::element::{Data, Element, Part};
+use super::ground;
 use crate::NetConfig;
 use crate::slots::naming;
 use crate::table::Attached;
@@ -105,7 +105,7 @@ fn egress(
     if policy.is_open() {
         return (mode.to_owned(), None);
     }
-    let links = base::links(config);
+    let links = ground::links(config);
     let mut rules = vec![format!("jump {mode}")];
     for (rule, set) in policy.rules.iter().zip(pin_sets(lease, attachment)) {
         let Some(ports) = ports(rule) else { continue };

@@ -26,7 +26,7 @@ pub(super) fn text(config: &NetConfig, guard: bool) -> String {
     let uplink = config.uplink.as_ref();
     let uplink = uplink.map(|link| format!("    oifname != \"{link}\" counter name drops drop")).unwrap_or_default();
     let guard = if guard { format!("    iifname != {links} counter name drops drop") } else { String::new() };
-    include_str!("base.nft")
+    include_str!("ground.nft")
         .replace("$RANGES", &ranges(config))
         .replace("$UPLINK", &uplink)
         .replace("$GUARD", &guard)
