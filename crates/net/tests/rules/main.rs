@@ -4,6 +4,7 @@
 
 mod bed;
 mod matrix;
+mod names;
 mod packet;
 
 /// Runs a test on a thread of its own, which may enter namespaces: those its runtime starts inherit them. Only root can.
