@@ -5,6 +5,7 @@
 //! [`LaunchConfig`] as JSON, and the listening Unix socket the agent will serve. The launcher answers with one packet
 //! holding a JSON [`LaunchReply`], and on success a pidfd of the agent, and ends; the agent stays.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,25 @@ pub struct JailConfig {
     pub binds: Vec<BindConfig>,
     /// Size of `/secrets`.
     pub secrets_bytes: u64,
+    /// A network somebody made for it; without one it gets a network namespace of its own with a loopback only.
+    pub network: Option<JailNetwork>,
+}
+
+/// A network namespace that exists, and what is said of it inside. It belongs to the host's user namespace, so that nobody
+/// inside, whatever capabilities they have there, can change it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JailNetwork {
+    /// The namespace, as a file.
+    pub netns: PathBuf,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The resolver.
+    pub resolver: Ipv4Addr,
+    /// Domain that names without a dot are looked up in; may be empty.
+    pub search: String,
+    /// What it is called in that domain, if that is known.
+    pub name: Option<String>,
 }
 
 /// A host path shown inside a `host` root.

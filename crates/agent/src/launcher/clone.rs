@@ -9,12 +9,11 @@ use rustix::process::Pid;
 
 /// Everything a container has of its own but the cgroup namespace: that would begin at the cgroup of this process, and the
 /// copy is born into another one.
-pub const CONTAINER: i32 = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS;
+pub const CONTAINER: i32 = WIRED_CONTAINER | libc::CLONE_NEWNET;
+
+/// The same for one that is born into a network namespace somebody made for it.
+pub const WIRED_CONTAINER: i32 =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// Which side of the call this is.
 #[derive(Debug)]

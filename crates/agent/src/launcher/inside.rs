@@ -50,10 +50,14 @@ pub fn enter(jail: &JailConfig) -> Result<(), LaunchError> {
         mount::bind(CWD, Path::new("."), Reach::Tree, MountAttrFlags::empty()).map_err(at("root", Path::new(".")))?;
     mount::attach(&copy, here.as_fd()).map_err(at("root", Path::new(".")))?;
     let root = Tree::new(copy, Owner { uid: 0, gid: 0 });
-    kernel_file_systems(&root)?;
+    kernel_file_systems(&root, jail.network.is_some())?;
     masks(&root, &empty)?;
     leave_the_host(&root)?;
-    own_identity(&jail.hostname)
+    own_identity(&jail.hostname)?;
+    if jail.network.is_none() {
+        super::kernel::loopback_up().map_err(|e| LaunchError::new("bring loopback up", e))?;
+    }
+    Ok(())
 }
 
 /// The ids this process had are not mapped; files made with them would be refused. By raw system calls: glibc's own
@@ -65,13 +69,16 @@ fn become_mapped_root() -> Result<(), LaunchError> {
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(failed)
 }
 
-/// File systems that show the namespaces of whoever mounts them.
-fn kernel_file_systems(root: &Tree) -> Result<(), LaunchError> {
+/// File systems that show the namespaces of whoever mounts them. With a network that was made for it `/sys` is there
+/// already.
+fn kernel_file_systems(root: &Tree, wired: bool) -> Result<(), LaunchError> {
     let read_only = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
     let terminals = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", TTY_GROUP)];
     mounted(root, "proc", "proc", &[], INERT)?;
-    mounted(root, "sysfs", "sys", &[], read_only)?;
+    if !wired {
+        mounted(root, "sysfs", "sys", &[], read_only)?;
+    }
     mounted(root, "mqueue", "dev/mqueue", &[], INERT)?;
     mounted(root, "devpts", "dev/pts", &pts, terminals)
 }
@@ -132,6 +139,5 @@ fn leave_the_host(root: &Tree) -> Result<(), LaunchError> {
 fn own_identity(hostname: &str) -> Result<(), LaunchError> {
     rustix::system::sethostname(hostname.as_bytes())
         .map_err(|e| LaunchError::new("set host name", format!("{hostname}: {e}")))?;
-    super::kernel::new_session_keyring().map_err(|e| LaunchError::new("new session keyring", e))?;
-    super::kernel::loopback_up().map_err(|e| LaunchError::new("bring loopback up", e))
+    super::kernel::new_session_keyring().map_err(|e| LaunchError::new("new session keyring", e))
 }

@@ -4,6 +4,7 @@
 //!
 //! 1. This process enters the sandbox's cgroups ([`cgroups`]), so that what follows counts against them.
 //! 2. With a jail: in a mount namespace of its own it assembles the root ([`root`], [`layers`]), still as root of the host.
+//!    If a network was made for the sandbox, it has entered that before ([`network`]).
 //! 3. It copies itself into new namespaces ([`clone`]) and writes the id maps of the copy.
 //! 4. The copy mounts what only it can mount, leaves the host's mounts ([`inside`]), says that all went
 //!    well, and becomes the agent, which first gives up what it does not need.
@@ -19,6 +20,7 @@ mod kernel;
 mod layers;
 mod mount;
 mod names;
+mod network;
 mod owner;
 mod root;
 mod tree;
@@ -93,7 +95,11 @@ fn launch() -> Result<(), LaunchError> {
     let failed = |e: rustix::io::Errno| LaunchError::new("socketpair", e);
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
-    let namespaces = if jail.is_some() { clone::CONTAINER } else { 0 };
+    let namespaces = match &jail {
+        Some(JailConfig { network: Some(_), .. }) => clone::WIRED_CONTAINER,
+        Some(_) => clone::CONTAINER,
+        None => 0,
+    };
     match clone::clone3(namespaces, cgroup.as_ref().map(OwnedFd::as_fd)).map_err(|e| LaunchError::new("clone3", e))? {
         Side::Child => {
             drop(ours);
@@ -132,6 +138,9 @@ fn allow_files(wanted: u64) -> Result<(), LaunchError> {
 }
 
 fn assemble_apart(jail: &JailConfig, user: &str) -> Result<Assembled, LaunchError> {
+    if let Some(network) = &jail.network {
+        network::join(&network.netns)?;
+    }
     kernel::own_mounts().map_err(|e| LaunchError::new("unshare mounts", e))?;
     root::assemble(jail, user)
 }

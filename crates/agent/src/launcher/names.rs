@@ -1,12 +1,15 @@
-//! `/etc/hostname` and `/etc/hosts` of images that leave them to whoever runs them.
+//! `/etc/hostname` and `/etc/hosts` of images that leave them to whoever runs them; with a network those of every root, and
+//! `/etc/resolv.conf`.
 //!
-//! The files lie beside the root and are shown over it, so a snapshot does not carry the name of the sandbox it was taken of.
+//! The files lie beside the root and are shown over it, so a snapshot does not carry the name and the address of the sandbox
+//! it was taken of, and nothing of an image or of the host is written to. The sandbox's root may write to them.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
+use moat_agent::launch::JailNetwork;
 use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchown, openat, openat2, statat};
 use rustix::mount::MountAttrFlags;
 
@@ -22,6 +25,56 @@ pub fn give(root: &Tree, own: &Tree, hostname: &str) -> Result<(), LaunchError> 
         show(root, own, name, &path, &text).map_err(at("names", &path))?;
     }
     Ok(())
+}
+
+/// Shows all three over whatever the root has there.
+pub fn wire(root: &Tree, own: &Tree, hostname: &str, network: &JailNetwork) -> Result<(), LaunchError> {
+    let JailNetwork { address, resolver, search, name, .. } = network;
+    let names: Vec<String> = match name {
+        Some(name) if !search.is_empty() => vec![hostname.to_owned(), format!("{name}.{search}"), name.clone()],
+        Some(name) => vec![hostname.to_owned(), name.clone()],
+        None => vec![hostname.to_owned()],
+    };
+    let mut conf = format!("nameserver {resolver}\n");
+    if !search.is_empty() {
+        conf += &format!("search {search}\n");
+    }
+    // There is no IPv6 in it, and a `localhost` of ::1 would only be in the way.
+    let hosts = format!("127.0.0.1\tlocalhost\n{address}\t{}\n", names.join(" "));
+    let etc = etc(root).map_err(at("names", Path::new("etc")))?;
+    for (name, text) in [("hostname", format!("{hostname}\n")), ("hosts", hosts), ("resolv.conf", conf)] {
+        let path = Path::new("etc").join(name);
+        cover(&etc, own, name, &text).map_err(at("names", &path))?;
+    }
+    Ok(())
+}
+
+/// The directory that names are looked for in, where the root's own links lead to it, inside the root. One that leads nowhere
+/// is replaced.
+fn etc(root: &Tree) -> io::Result<Tree> {
+    let path = Path::new("etc");
+    let found = root.open_with(path, OFlags::PATH | OFlags::DIRECTORY);
+    let etc = found.or_else(|_| root.own_directory(path, Mode::from_raw_mode(0o755)))?;
+    Ok(Tree::new(etc, root.owner()))
+}
+
+/// Shows a file of ours over what is there: a link is covered itself, not followed. Where a kernel mounts nothing on links,
+/// it is replaced, which is a change of the root like any other.
+fn cover(etc: &Tree, own: &Tree, name: &str, text: &str) -> io::Result<()> {
+    let shown = made(own, name, text)?;
+    let there = openat(etc.root(), name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    match there {
+        Ok(there) if mount::attach(&shown, there.as_fd()).is_ok() => Ok(()),
+        Ok(_) | Err(rustix::io::Errno::NOENT) => mount::attach(&shown, etc.own_file(Path::new(name))?.as_fd()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A file of ours, as a mount.
+fn made(own: &Tree, name: &str, text: &str) -> io::Result<OwnedFd> {
+    let file = written(own, name, text)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    mount::bind(file.as_fd(), Path::new(""), Reach::One, flags)
 }
 
 fn show(root: &Tree, own: &Tree, name: &str, path: &Path, text: &str) -> io::Result<()> {
@@ -41,10 +94,7 @@ fn show(root: &Tree, own: &Tree, name: &str, path: &Path, text: &str) -> io::Res
         Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(()),
         Err(errno) => return Err(errno.into()),
     }
-    let made = written(own, name, text)?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let copy = mount::bind(made.as_fd(), Path::new(""), Reach::One, flags)?;
-    mount::attach(&copy, root.own_file(path)?.as_fd())
+    mount::attach(&made(own, name, text)?, root.own_file(path)?.as_fd())
 }
 
 fn written(own: &Tree, name: &str, text: &str) -> io::Result<OwnedFd> {

@@ -7,7 +7,7 @@
 //!   root/                   what becomes `/`
 //!   layers/<n>/upper, work  private layer over the n-th host directory; out of the sandbox's reach
 //!   lower/<n>, upper, work  shared layers of an image and the private one over them ([`super::layers`])
-//!   alloc/, local/, names/  shown over an image: not part of what is changed in it
+//!   alloc/, local/, names/  shown over a root: not part of what is changed in it
 //!   empty/                  what masked directories show
 //! ```
 //!
@@ -89,8 +89,13 @@ pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchE
         apart(&root, &own)?;
     }
     standard_directories(&root)?;
-    if !jail.layers.is_empty() {
-        super::names::give(&root, &own, &jail.hostname)?;
+    match &jail.network {
+        Some(network) => {
+            super::names::wire(&root, &own, &jail.hostname, network)?;
+            super::network::system_files(&root)?;
+        }
+        None if !jail.layers.is_empty() => super::names::give(&root, &own, &jail.hostname)?,
+        None => {}
     }
     devices(&root)?;
     secrets(&root, jail, super::owner::of(&root, task_user, jail.uid_base)?)?;

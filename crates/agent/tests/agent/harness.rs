@@ -77,6 +77,7 @@ impl Sandbox {
             host_paths: host_paths.map(|path| HostPath { source: path.into(), target: path.into() }).to_vec(),
             binds: vec![],
             secrets_bytes: 1 << 20,
+            network: None,
         };
         Self::launch_in(Some(jail), |agent| {
             agent.task_dir = None;

@@ -230,6 +230,7 @@ impl Driver for ContainerDriver {
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
         self.capabilities(spec)?;
+        validate::network_capabilities(spec, self.kernel)?;
         validate::limits(&spec.resources, &self.config.resources, self.nofile_ceiling)?;
         Ok(self.hierarchy.check(&self.limits(&spec.resources))?)
     }
@@ -267,6 +268,7 @@ impl Driver for ContainerDriver {
                 uid_base: place.uid_base,
                 mount_point: mount_point(place),
                 layers,
+                network: place.network.as_ref(),
                 cgroup_procs: self.hierarchy.procs_files(&cgroup),
                 capabilities,
             },

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use moat_agent::launch::{AgentConfig, BindConfig, HostPath, JailConfig, LaunchConfig};
+use moat_agent::launch::{AgentConfig, BindConfig, HostPath, JailConfig, JailNetwork, LaunchConfig};
 use moat_engine::error::{Error, Result};
+use moat_engine::fabric::NetworkPlace;
 use moat_model::spec::{Artifact, RootSpec};
 use moat_model::{ErrorKind, SandboxId, SandboxSpec};
 
@@ -23,6 +24,7 @@ pub(super) struct Prepared<'a> {
     pub uid_base: u32,
     pub mount_point: PathBuf,
     pub layers: Vec<PathBuf>,
+    pub network: Option<&'a NetworkPlace>,
     pub cgroup_procs: Vec<PathBuf>,
     pub capabilities: u64,
 }
@@ -50,6 +52,7 @@ pub(super) fn launch_config(
             host_paths: host_paths(config, &spec.root),
             binds: binds(spec)?,
             secrets_bytes: spec.resources.secrets_bytes.unwrap_or(defaults.secrets_bytes),
+            network: network(spec, prepared.network)?,
         }),
         agent: AgentConfig {
             default_user: user.clone(),
@@ -62,6 +65,22 @@ pub(super) fn launch_config(
             output_buffer_bytes: OUTPUT_BUFFER_BYTES,
         },
     })
+}
+
+/// The network the engine had made, if one was asked for: none where one was would be less isolation than asked, or more.
+fn network(spec: &SandboxSpec, place: Option<&NetworkPlace>) -> Result<Option<JailNetwork>> {
+    if spec.network.is_wired() != place.is_some() {
+        let made = if place.is_some() { "one" } else { "none" };
+        let what = format!("network: {} was asked for and {made} was made", spec.network.mode);
+        return Err(Error::new(ErrorKind::Internal, what));
+    }
+    Ok(place.map(|place| JailNetwork {
+        netns: place.netns.clone(),
+        address: place.address,
+        resolver: place.gateway,
+        search: place.search.clone(),
+        name: spec.network.name.as_ref().map(|name| name.as_str().to_owned()),
+    }))
 }
 
 fn host_paths(config: &ContainerConfig, root: &RootSpec) -> Vec<HostPath> {

@@ -10,7 +10,7 @@ use moat_model::spec::{
 use moat_model::{ErrorKind, Isolation, SandboxSpec};
 
 use super::config::ResourceDefaults;
-use crate::linux::erofs;
+use crate::linux::{capability, erofs};
 
 /// Nomad's least. The agent, its buffers and the file systems of an empty sandbox take about a third of it; with less it
 /// would be the agent that runs out of memory.
@@ -42,7 +42,7 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<()> {
     if spec.network.mode == NetworkMode::Host {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            "network: a container has loopback only; the host's network needs isolation process",
+            "network: a container has a network of its own; the host's needs isolation process",
         ));
     }
     if let RootSpec::Layers { layers } = &spec.root {
@@ -59,6 +59,28 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<()> {
     }
     check_defaults(&spec.process)?;
     check_forwards(&spec.forwards)
+}
+
+/// Capabilities over a network: a sandbox has them over a namespace of its own, and never over one that the node made, whose
+/// rules it would undo. Giving them without effect would be ignoring what was asked.
+pub(super) fn network_capabilities(spec: &SandboxSpec, kernel: u64) -> Result<()> {
+    if !spec.network.is_wired() {
+        return Ok(());
+    }
+    let field = "security.cap_add";
+    for asked in &spec.security.cap_add {
+        // `all` is whatever there is to have here.
+        let bits = capability::parse(field, std::slice::from_ref(asked), kernel)?;
+        if bits.count_ones() == 1 && bits & capability::OF_NETWORKS != 0 {
+            let why = format!(
+                "{asked} has no effect with network {}: the node makes that network and nobody inside may change it; \
+                 with network isolated it has",
+                spec.network.mode
+            );
+            return Err(Error::new(ErrorKind::Unsupported, format!("{field}: {why}")));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a memory limit asked for.
@@ -211,6 +233,7 @@ mod tests {
             resources: Resources::default(),
             security: Security::default(),
             network: NetworkSpec::new(NetworkMode::Isolated),
+            ingress: Default::default(),
             forwards: Vec::new(),
             timeout: None,
             idle_timeout: None,
@@ -288,6 +311,27 @@ mod tests {
             (forward(1, "h:0"), "forwards.target"),
         ] {
             assert_eq!(field(&spec), named);
+        }
+    }
+
+    #[test]
+    fn power_over_a_network_that_the_node_made_is_refused_by_name() {
+        let kernel = capability::of_kernel();
+        let wired = |mode, cap: &str| SandboxSpec {
+            network: NetworkSpec::new(mode),
+            security: Security { cap_add: vec!["kill".to_owned(), cap.to_owned()], ..Security::default() },
+            ..spec()
+        };
+        for cap in ["NET_ADMIN", "cap_net_raw", "net_raw"] {
+            for mode in [NetworkMode::Internal, NetworkMode::Internet] {
+                let refusal = network_capabilities(&wired(mode, cap), kernel).unwrap_err();
+                assert_eq!(refusal.kind, ErrorKind::Unsupported);
+                assert!(refusal.doing.starts_with("security.cap_add: ") && refusal.doing.contains(cap), "{refusal}");
+            }
+            network_capabilities(&wired(NetworkMode::Isolated, cap), kernel).unwrap();
+        }
+        for cap in ["net_bind_service", "all"] {
+            network_capabilities(&wired(NetworkMode::Internet, cap), kernel).unwrap();
         }
     }
 

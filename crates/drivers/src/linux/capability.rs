@@ -58,6 +58,9 @@ const NAMES: [&str; 41] = [
 /// What a sandbox gets if nothing is asked: the 14 that container engines agree on, without NET_RAW.
 pub const DEFAULT: u64 = 0xa804_05fb;
 
+/// Those over a network namespace: NET_ADMIN and NET_RAW.
+pub const OF_NETWORKS: u64 = 1 << 12 | 1 << 13;
+
 /// Why a set of capabilities cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CapabilityError {

@@ -20,7 +20,7 @@ use moat_agent::launch::{AgentConfig, LaunchConfig};
 use moat_engine::driver::{Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Usage};
 use moat_engine::guest::agent::AgentGuest;
 use moat_engine::{Error, Guest, Result};
-use moat_model::network::{NetworkMode, NetworkSpec};
+use moat_model::network::{EgressPolicy, NetworkLimits, NetworkMode};
 use moat_model::spec::{OnTimeout, RootSpec};
 use moat_model::{ErrorKind, Isolation, Resource, SandboxSpec};
 
@@ -257,16 +257,20 @@ impl Freezer for ProcessDriver {
     }
 }
 
+/// Why there is nothing to set of a network.
+const OF_THE_HOST: &str = "without a sandbox the network is the host's, which is not the node's to change";
+
 /// Names the first field that asks for something only a sandbox has.
 fn refuse_what_needs_a_sandbox(spec: &SandboxSpec) -> Result<()> {
     let unsupported = [
         (spec.isolation > Isolation::Process, "isolation", "the process driver isolates nothing"),
         (spec.root != RootSpec::Host, "root", "without a sandbox there is only the host's root: template host"),
-        (
-            spec.network != NetworkSpec::new(NetworkMode::Host),
-            "network",
-            "without a sandbox there is only the host's network: host",
-        ),
+        (spec.network.mode != NetworkMode::Host, "network", "without a sandbox there is only the host's network: host"),
+        (spec.network.address.is_some(), "network.address", OF_THE_HOST),
+        (spec.network.name.is_some(), "network.name", OF_THE_HOST),
+        (spec.network.egress != EgressPolicy::default(), "network.egress", OF_THE_HOST),
+        (!spec.network.publish.is_empty(), "network.publish", OF_THE_HOST),
+        (spec.network.limits != NetworkLimits::default(), "network.limits", OF_THE_HOST),
         (!spec.forwards.is_empty(), "forwards", "without a sandbox there is no loopback of its own: connect directly"),
         (!spec.security.cap_add.is_empty(), "security.cap_add", "without a sandbox capabilities are those of the user"),
         (

@@ -1,6 +1,6 @@
 //! What is refused, and that it is named. What runs is in `tests/raw_exec.rs`.
 
-use moat_model::network::{NetworkMode, NetworkSpec};
+use moat_model::network::{Action, HostLabel, NetworkMode, NetworkSpec, Protocol, PublishSpec};
 use moat_model::spec::{Forward, ProcessSpec, Resources, Security};
 use moat_model::{Namespace, SandboxId, Timestamp};
 
@@ -20,6 +20,7 @@ fn driver(enabled: bool) -> Option<ProcessDriver> {
 fn spec() -> SandboxSpec {
     SandboxSpec {
         network: NetworkSpec::new(NetworkMode::Host),
+        ingress: Default::default(),
         ..SandboxSpec::new(Namespace::default_namespace(), Isolation::Process, RootSpec::Host)
     }
 }
@@ -37,11 +38,25 @@ fn what_only_a_sandbox_has_is_refused_by_name() {
     };
     let artifact =
         |name: &str| moat_model::spec::Artifact { path: "/x".into(), name: name.to_owned(), sha256: "0".repeat(64) };
+    let publish =
+        PublishSpec { host_address: [127, 0, 0, 1].into(), host_port: 1, port: 1, count: 1, protocol: Protocol::Tcp };
+    let network = |change: &dyn Fn(&mut NetworkSpec)| {
+        let mut network = NetworkSpec::new(NetworkMode::Host);
+        change(&mut network);
+        SandboxSpec { network, ..spec() }
+    };
     let wrong: Vec<(&str, SandboxSpec)> = vec![
         ("isolation", SandboxSpec { isolation: Isolation::Container, ..spec() }),
         ("root", SandboxSpec { root: RootSpec::Scratch, ..spec() }),
         ("root", SandboxSpec { root: RootSpec::Layers { layers: Vec::new() }, ..spec() }),
         ("network", SandboxSpec { network: NetworkSpec::new(NetworkMode::Isolated), ..spec() }),
+        ("network", SandboxSpec { network: NetworkSpec::new(NetworkMode::Internal), ..spec() }),
+        ("network", SandboxSpec { network: NetworkSpec::new(NetworkMode::Internet), ..spec() }),
+        ("network.address", network(&|n| n.address = Some([10, 0, 0, 2].into()))),
+        ("network.name", network(&|n| n.name = HostLabel::parse("web").ok())),
+        ("network.egress", network(&|n| n.egress.default = Action::Deny)),
+        ("network.publish", network(&|n| n.publish.push(publish))),
+        ("network.limits", network(&|n| n.limits.up_bits_per_sec = Some(1))),
         ("forwards", SandboxSpec { forwards: vec![Forward { listen_port: 1, target: "a:1".to_owned() }], ..spec() }),
         (
             "security.cap_add",

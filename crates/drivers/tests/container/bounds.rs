@@ -137,5 +137,4 @@ fn n27_n28_n29_are_not_of_this_driver() {
         "N28",
         "there is no no_pivot_root: the root is always a mount of its own, which pivot_root takes on any host",
     );
-    not_run("N29", "there is no DNS configuration: the network is loopback only");
 }

@@ -25,6 +25,7 @@ fn config(host: &Host) -> LaunchConfig {
             host_paths: Vec::new(),
             binds: Vec::new(),
             secrets_bytes: 4096,
+            network: None,
         }),
         agent: AgentConfig {
             default_user: "nobody".to_owned(),

@@ -22,3 +22,4 @@ mod lifecycle;
 mod limits;
 mod root;
 mod tune;
+mod wired;

@@ -305,6 +305,7 @@ pub fn spec(root: RootSpec) -> SandboxSpec {
         resources: Resources::default(),
         security: Security::default(),
         network: NetworkSpec::new(NetworkMode::Isolated),
+        ingress: Default::default(),
         forwards: Vec::new(),
         timeout: None,
         idle_timeout: None,

@@ -8,7 +8,7 @@ use std::io;
 use anyhow::{Context, bail};
 use libc::{c_long, syscall};
 
-use crate::escape;
+use crate::{escape, network};
 
 /// Raw calls by name. `PATH` stands for the argument given on the command line.
 const CALLS: [(&str, c_long, [Arg; 5]); 36] = {
@@ -67,7 +67,7 @@ enum Arg {
 
 /// Names `probe try` knows.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    CALLS.iter().map(|(name, ..)| *name).chain(OTHERS).chain(escape::NAMES)
+    CALLS.iter().map(|(name, ..)| *name).chain(OTHERS).chain(escape::NAMES).chain(network::NAMES)
 }
 
 /// Makes the attempt and says how it ended.
@@ -105,6 +105,7 @@ pub fn attempt(call: &str, argument: Option<&str>) -> anyhow::Result<String> {
             result(unsafe { syscall(libc::SYS_ioctl, 0, libc::TIOCSTI, &raw const key) })
         }
         _ if escape::NAMES.contains(&call) => escape::attempt(call, text)?,
+        _ if network::NAMES.contains(&call) => network::attempt(call, text)?,
         _ => bail!("no such call: {call}; `probe try list` names them"),
     })
 }
@@ -133,7 +134,7 @@ pub fn outcome<T>(done: io::Result<T>) -> String {
 
 /// `EPERM` and friends; a number where no test has asked for the name yet.
 pub fn errno_name(error: &io::Error) -> String {
-    const NAMES: [(i32, &str); 24] = [
+    const NAMES: [(i32, &str); 25] = [
         (libc::EAFNOSUPPORT, "EAFNOSUPPORT"),
         (libc::ESOCKTNOSUPPORT, "ESOCKTNOSUPPORT"),
         (libc::ENOTTY, "ENOTTY"),
@@ -158,6 +159,7 @@ pub fn errno_name(error: &io::Error) -> String {
         (libc::ENOSYS, "ENOSYS"),
         (libc::ENETUNREACH, "ENETUNREACH"),
         (libc::ECONNREFUSED, "ECONNREFUSED"),
+        (libc::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
     ];
     let Some(code) = error.raw_os_error() else { return error.to_string() };
     NAMES

@@ -6,6 +6,7 @@
 mod attempt;
 mod behave;
 mod escape;
+mod network;
 
 use std::process::ExitCode;
 
