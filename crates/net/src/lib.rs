@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | what an operator sets |
+//! | `filler` | slots that stand ready |
 //! | [`net`] | the fabric: who is called, and in which order |
 //! | [`netlink`] | requests to the kernel |
 //! | [`publish`] | ports of the host |
@@ -12,6 +13,7 @@
 //! | [`table`] | who is where: the one picture of all attachments, shared by everything else |
 
 pub mod config;
+mod filler;
 pub mod net;
 pub mod netlink;
 pub mod publish;

@@ -1,6 +1,8 @@
 //! What the things of a slot are called. Everything can be said of a slot by its number alone, so that it can be removed
 //! by somebody who knows nothing else.
 
+use std::path::PathBuf;
+
 use crate::NetConfig;
 
 /// The link inside every namespace.
@@ -17,6 +19,11 @@ pub fn slot_of(config: &NetConfig, link: &str) -> Option<u32> {
     let slot = u32::from_str_radix(digits, 16).ok()?;
     // One spelling each: another node's name may begin with ours.
     (slot > 0 && self::link(config, slot) == link).then_some(slot)
+}
+
+/// Where the namespace of a slot is entered.
+pub fn way(config: &NetConfig, slot: u32) -> PathBuf {
+    config.run_dir.join("ns").join(format!("{slot:x}"))
 }
 
 /// The hardware address of the link inside a namespace: locally administered, the same for a slot at any time.
