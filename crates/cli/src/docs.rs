@@ -75,6 +75,28 @@ fn the_kinds_of_failure_are_documented() {
     compare_or_write("errors.md", &text);
 }
 
+/// Commands of a document's blocks of text, without what is said beside them.
+fn examples(document: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(document);
+    let text = std::fs::read_to_string(path).unwrap();
+    let blocks = text.split("```text\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let commands = blocks.flat_map(str::lines).filter(|line| line.starts_with("moat "));
+    commands.map(|line| line.split("   ").next().unwrap().trim().to_owned()).collect()
+}
+
+#[test]
+fn examples_can_be_typed() {
+    for document in ["README.md", "docs/sandboxes.md", "docs/networks.md", "docs/images.md"] {
+        let commands = examples(document);
+        assert!(!commands.is_empty(), "{document}");
+        for command in commands.iter().flat_map(|line| line.split("; ")) {
+            let words = crate::parse::words(command).unwrap();
+            let parsed = Cli::command().try_get_matches_from(words);
+            assert!(parsed.is_ok(), "{document}: {command}: {}", parsed.unwrap_err());
+        }
+    }
+}
+
 #[test]
 fn arguments_do_not_contradict_each_other() {
     Cli::command().debug_assert();
