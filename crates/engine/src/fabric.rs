@@ -16,7 +16,10 @@
 //! 2. `attach` and `change` either hold as a whole or leave what was; a packet never meets half of the new rules.
 //! 3. Between `attach` and the sandbox's first process nothing can be sent from it or to it that its rules forbid.
 //! 4. What it made works on without the daemon: rules and links belong to the kernel.
-//! 5. Any of these futures may be dropped at any await; `detach` must still be possible, and complete.
+//! 5. Any of these futures may be dropped at any await; `detach` must still be possible, and complete. After a `change` that
+//!    was dropped or failed, the engine asks for what was before; if that fails too, it ends the sandbox.
+//! 6. A sandbox whose change was under way when a daemon died comes to `restore` as one of a pool, with what it had before:
+//!    nothing passes until `change` is called for it, which is as soon as it is found.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

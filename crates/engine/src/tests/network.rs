@@ -74,11 +74,11 @@ async fn a_network_is_there_before_the_sandbox_and_goes_after_it() {
     // The record of the ended one must not give back what is another's by now.
     let next = b.engine.create(id(2), SandboxSpec { network: fixed(lease.address), ..spec("app", &[]) }).await.unwrap();
     assert_eq!(next.address, view.address);
-    b.engine.delete(&id(1)).await.unwrap();
-    assert_eq!(b.world.places().len(), 1);
     b.engine.clone().detach().await;
     let engine = open(&b.world, &b.outlet, b.dir.path()).await;
-    assert_eq!(engine.get(&id(2)).unwrap().address, view.address);
+    assert_eq!([1, 2].map(|n| engine.get(&id(n)).unwrap().address), [view.address; 2]);
+    engine.delete(&id(1)).await.unwrap();
+    assert_eq!(b.world.places().len(), 1);
     engine.delete(&id(2)).await.unwrap();
     b.assert_clean();
 }
@@ -476,7 +476,7 @@ async fn random_life(engine: Arc<Mutex<Engine>>, n: u8, mut dice: Dice) {
 /// taken from one that lives, nothing is left.
 #[tokio::test(start_paused = true)]
 async fn random_lives_leave_nothing_behind() {
-    for seed in 0..24 {
+    for seed in 0..12 {
         let mut dice = Dice(seed);
         let b = bench(FakeConfig { detach_failures: 1, change_takes: secs(1), ..FakeConfig::default() }).await;
         let engine = Arc::new(Mutex::new(b.engine.clone()));
@@ -502,6 +502,8 @@ async fn random_lives_leave_nothing_behind() {
         for life in lives {
             life.await.unwrap();
         }
+        // What was begun under a dead daemon has come to something by then.
+        sleep(secs(60)).await;
         let engine = engine.lock().unwrap().clone();
         for view in engine.list() {
             let running = engine.get(&view.id).is_some_and(|view| view.phase == PhaseName::Running);
@@ -513,9 +515,12 @@ async fn random_lives_leave_nothing_behind() {
         for view in engine.list() {
             drop(engine.delete(&view.id).await);
         }
-        while !engine.list().is_empty() {
-            sleep(secs(1)).await;
-        }
+        let gone = async {
+            while !engine.list().is_empty() {
+                sleep(secs(1)).await;
+            }
+        };
+        tokio::time::timeout(secs(600), gone).await.unwrap_or_else(|_| panic!("seed {seed}: {:?}", engine.list()));
         b.assert_clean();
         assert_eq!(engine.uids_taken(), 0, "seed {seed}");
     }

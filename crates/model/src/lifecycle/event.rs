@@ -234,7 +234,7 @@ pub enum Effect {
     Retune(Resources),
     /// The network's `change`.
     Rewire(Box<Rewiring>),
-    /// End everything in it: ask the agent, if polite and there is one, then the driver's `kill`.
+    /// End everything in it: ask the agent, if polite and there is one, then the driver's `kill`. Gives up `Rewire`.
     Destroy {
         /// Whether to ask the agent first.
         polite: bool,
