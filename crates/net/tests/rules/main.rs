@@ -1,11 +1,14 @@
 //! What the kernel lets pass, compared with what is promised. In network namespaces of the tests' own.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod agrees;
 mod bed;
+mod live;
 mod matrix;
 mod names;
 mod packet;
+mod published;
 
 /// Runs a test on a thread of its own, which may enter namespaces: those its runtime starts inherit them. Only root can.
 fn in_spaces(test: impl AsyncFnOnce() + Send + 'static) {

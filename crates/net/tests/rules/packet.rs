@@ -95,7 +95,7 @@ impl Packet {
         }
         all.extend(bytes);
         let words = all.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
-        let sum = words.fold(0, |sum, word| sum + word);
+        let sum = words.sum::<u32>();
         let folded = (sum & 0xffff) + (sum >> 16);
         !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap()
     }
