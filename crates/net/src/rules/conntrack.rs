@@ -29,6 +29,11 @@ const PROTOCOL_NUMBER: u16 = 1;
 const PROTOCOL_TO: u16 = 3;
 const PROTOCOL_FROM: u16 = 2;
 
+/// How many connections there are.
+const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+/// So many are read quicker than a second question is answered.
+const FEW: usize = 4096;
+
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Connection {
@@ -62,8 +67,21 @@ impl Conntrack {
         Ok(Self { socket: Netlink::open(Some(netlink::NETFILTER))? })
     }
 
-    /// Those begun or answered by this address.
-    pub(super) fn of(&mut self, address: Ipv4Addr) -> io::Result<Vec<Connection>> {
+    /// Those begun or answered by one of these addresses.
+    ///
+    /// The kernel looks at every place of its table for each question, of which there are hundreds of thousands, full or not:
+    /// so as few questions as possible.
+    pub(super) fn of(&mut self, addresses: &[Ipv4Addr]) -> io::Result<Vec<Connection>> {
+        // How many there are is a hint only: unreadable, it is as if there were few.
+        let count: usize = std::fs::read_to_string(COUNT).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1);
+        match addresses {
+            _ if count == 0 => Ok(Vec::new()),
+            [address] if count > FEW => self.of_one(*address),
+            _ => self.dump(message(GET), |c| addresses.contains(&c.from) || addresses.contains(&c.answers)),
+        }
+    }
+
+    fn of_one(&mut self, address: Ipv4Addr) -> io::Result<Vec<Connection>> {
         let mut found = self.begun_or_answered(ORIGINAL, FILTER_ORIGINAL, address)?;
         found.extend(self.begun_or_answered(REPLY, FILTER_REPLY, address)?.into_iter().filter(|c| c.from != address));
         Ok(found)

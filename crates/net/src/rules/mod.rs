@@ -48,7 +48,15 @@ struct Inner {
     config: NetConfig,
     kernel: Mutex<Kernel>,
     conntrack: Mutex<Conntrack>,
+    leaving: Mutex<Leaving>,
     index: Mutex<Index>,
+}
+
+/// Addresses whose connections are to be forgotten. Whoever comes first does it for all who wait.
+#[derive(Debug, Default)]
+struct Leaving {
+    last: u64,
+    waiting: BTreeMap<u64, Ipv4Addr>,
 }
 
 /// What is in the table, by slot and by address.
@@ -156,7 +164,13 @@ impl Inner {
         }
         script::run(&text)?;
         forget_the_forbidden(&config, &mut conntrack, &index)?;
-        Ok(Self { config, kernel: Mutex::new(kernel), conntrack: Mutex::new(conntrack), index: Mutex::new(index) })
+        Ok(Self {
+            config,
+            kernel: Mutex::new(kernel),
+            conntrack: Mutex::new(conntrack),
+            leaving: Mutex::default(),
+            index: Mutex::new(index),
+        })
     }
 
     /// The part of a slot, once nobody else changes it.
@@ -184,6 +198,9 @@ impl Inner {
         } else {
             script::run(&script::change(&self.config.name, old, &new))?;
         }
+        // A member of a pool had no connections, and what was only added to cuts none.
+        let was_open = before.as_ref().is_some_and(|before| !before.attachment.pooled);
+        let narrower = old.chains != new.chains || !old.elements.is_subset(&new.elements);
         let mut pins = slot.held.take().map(|held| held.pins).unwrap_or_default();
         pins.retain(|set, _| new.pinned.contains(set));
         {
@@ -194,17 +211,14 @@ impl Inner {
             index.addresses.insert(attached.lease.address, Arc::clone(&attached));
         }
         let held = slot.held.insert(Held { attached, built: new, pins });
-        match before {
-            Some(_) => self.cut(held),
-            None => Ok(()),
-        }
+        if was_open && narrower { self.cut(held) } else { Ok(()) }
     }
 
     /// Forgets connections that its rules forbid now.
     fn cut(&self, held: &Held) -> Result<()> {
         let address = held.attached.lease.address;
         let mut conntrack = lock(&self.conntrack);
-        let known = conntrack.of(address).map_err(|error| refused("reading connections", error))?;
+        let known = conntrack.of(&[address]).map_err(|error| refused("reading connections", error))?;
         let index = lock(&self.index);
         let who = |address| index.addresses.get(&address).map(|attached| &**attached);
         let forbidden = |c: &conntrack::Connection| !verdict::goes_on(&self.config, &who, held, c);
@@ -219,14 +233,36 @@ impl Inner {
             lock(&self.index).addresses.remove(&held.attached.lease.address);
         }
         slot.held = None;
-        let mut conntrack = lock(&self.conntrack);
-        let known = conntrack.of(lease.address).map_err(|error| refused("reading connections", error))?;
-        conntrack.delete(&known).map_err(|error| refused("forgetting connections", error))?;
-        drop(conntrack);
+        self.forget(lease.address).map_err(|error| refused("forgetting connections", error))?;
         // Somebody who waits for it already finds it empty, and puts it back if they fill it.
         drop(slot);
         lock(&self.index).forget_slot(lease.slot);
         Ok(())
+    }
+
+    /// Forgets every connection of an address. Many at once cost what one does.
+    fn forget(&self, address: Ipv4Addr) -> std::io::Result<()> {
+        let ticket = {
+            let mut leaving = lock(&self.leaving);
+            leaving.last += 1;
+            let ticket = leaving.last;
+            leaving.waiting.insert(ticket, address);
+            ticket
+        };
+        let mut conntrack = lock(&self.conntrack);
+        let waiting = lock(&self.leaving).waiting.clone();
+        if !waiting.contains_key(&ticket) {
+            return Ok(());
+        }
+        let addresses: Vec<Ipv4Addr> = waiting.values().copied().collect();
+        let done = conntrack.of(&addresses).and_then(|known| conntrack.delete(&known));
+        let mut leaving = lock(&self.leaving);
+        match &done {
+            Ok(()) => leaving.waiting.retain(|other, _| !waiting.contains_key(other)),
+            // The others try themselves, and learn why.
+            Err(_) => drop(leaving.waiting.remove(&ticket)),
+        }
+        done
     }
 
     fn pin(

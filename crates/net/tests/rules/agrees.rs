@@ -23,7 +23,7 @@ use crate::bed::{Bed, NODE, Place};
 use crate::in_spaces;
 use crate::packet::Packet;
 
-const CASES: usize = 300;
+const CASES: usize = 200;
 const NAMES: [&str; 4] = ["one.example", "www.one.example", "two.example", "a.b.two.example"];
 /// Of every group; two that the operator's ceiling moves; sandboxes; the gateway.
 const ADDRESSES: [&str; 16] = [
