@@ -19,14 +19,15 @@
 //! 5. Any of these futures may be dropped at any await; `detach` must still be possible, and complete. After a `change` that
 //!    was dropped or failed, the engine asks for what was before; if that fails too, it ends the sandbox.
 //! 6. A sandbox whose change was under way when a daemon died comes to `restore` as one of a pool, with what it had before:
-//!    nothing passes until `change` is called for it, which is as soon as it is found.
+//!    nothing passes until `change` is called for it, which is as soon as it is found. So does one that only has to be
+//!    detached still.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use moat_model::lifecycle::State;
+use moat_model::lifecycle::{Phase, Rung, State};
 use moat_model::network::{NetworkLease, NetworkSpec};
 use moat_model::{ErrorKind, Namespace, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
@@ -96,10 +97,16 @@ impl Attachment {
     }
 
     /// Of a sandbox as an earlier daemon left it. One whose network was just being changed is treated as nobody's until it
-    /// is found and the change is asked for again: which rules the kernel goes by is not known.
+    /// is found and the change is asked for again: which rules the kernel goes by is not known. So is one in which nothing
+    /// runs any more, or ever will: its name may be another's already.
     pub fn recorded(state: &State) -> Self {
         let attachment = Self::of(&state.id, &state.spec);
-        Self { pooled: attachment.pooled || state.rewiring.is_some(), ..attachment }
+        let lifeless = match &state.phase {
+            Phase::Pending | Phase::Preparing { .. } => true,
+            Phase::Stopping(stopping) => matches!(stopping.rung, Rung::Measuring | Rung::Releasing { .. }),
+            _ => false,
+        };
+        Self { pooled: attachment.pooled || state.rewiring.is_some() || lifeless, ..attachment }
     }
 }
 

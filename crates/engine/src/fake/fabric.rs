@@ -99,15 +99,19 @@ impl FakeNet {
         }
     }
 
-    fn restore(&mut self, held: Vec<(NetworkLease, Attachment)>) {
+    fn restore(&mut self, held: Vec<(NetworkLease, Attachment)>) -> Result<()> {
         self.places = held.iter().map(|(lease, attachment)| (lease.slot, (*lease, attachment.clone()))).collect();
         if self.places.len() < held.len() {
             self.wrong(format!("two records hold one slot: {held:?}"));
         }
         self.attached.retain(|slot, _| held.iter().any(|(lease, _)| lease.slot == *slot));
         for (lease, attachment) in &held {
+            if !attachment.pooled {
+                self.name_is_free(lease.slot, attachment)?;
+            }
             self.put(*lease, attachment);
         }
+        Ok(())
     }
 }
 
@@ -152,6 +156,10 @@ fn change(world: &mut WorldState, lease: &NetworkLease, to: &Attachment) -> Resu
 fn detach(world: &mut WorldState, lease: &NetworkLease) -> Result<()> {
     let Some((_, attachment)) = world.net.attached.get(&lease.slot) else { return Ok(()) };
     let id = attachment.id.clone();
+    if let Some((_, place)) = world.net.places.get_mut(&lease.slot) {
+        // Nobody finds it any more, so another may have its name.
+        place.spec.name = None;
+    }
     let refused = world.refusals.entry(format!("detach {id}")).or_default();
     if *refused < world.config.detach_failures {
         *refused += 1;
@@ -229,8 +237,7 @@ impl Fabric for FakeFabric {
         self.link
             .act(|world| {
                 scripted("restore", world.config.restore_error.as_ref())?;
-                world.net.restore(held);
-                Ok(())
+                world.net.restore(held)
             })
             .await
     }

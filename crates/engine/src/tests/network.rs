@@ -447,6 +447,31 @@ async fn members_of_a_pool_have_networks_like_others() {
     b.assert_clean();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_name_is_free_once_nobody_answers_to_it_also_for_the_next_daemon() {
+    let b = bench(FakeConfig { detach_failures: 100, ..FakeConfig::default() }).await;
+    let web = SandboxSpec { network: named("web", stricter()), ..spec("app", &[]) };
+    b.engine.create(id(1), web.clone()).await.unwrap();
+    let error = b.engine.create(id(2), web.clone()).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Conflict && error.to_string().starts_with("network.name"), "{error}");
+    // It has ended, but for its network, which cannot be removed for now.
+    let engine = b.engine.clone();
+    let killing = tokio::spawn(async move { engine.kill(&id(1)).await });
+    sleep(secs(1)).await;
+    b.engine.create(id(2), web).await.unwrap();
+    b.engine.clone().detach().await;
+    drop(killing.await.unwrap());
+    let engine = open(&b.world, &b.outlet, b.dir.path()).await;
+    assert!(b.world.rules(&id(1)).unwrap().pooled, "nothing passes for one that has ended");
+    assert_agrees(&engine, &b.world, &id(2));
+    b.world.configure(|fake| fake.detach_failures = 0);
+    ended(&engine, &id(1)).await;
+    for n in [1, 2] {
+        engine.delete(&id(n)).await.unwrap();
+    }
+    b.assert_clean();
+}
+
 /// A life with a network, its changes, pauses and claims, that may end at any point.
 async fn random_life(engine: Arc<Mutex<Engine>>, n: u8, mut dice: Dice) {
     let now = || engine.lock().unwrap().clone();
