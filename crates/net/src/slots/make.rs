@@ -24,8 +24,8 @@ const LOOPBACK_INDEX: u32 = 1;
 /// What was made of a slot.
 #[derive(Debug)]
 pub struct Made {
-    /// Its namespace; absent if nothing lives in it any more.
-    pub inside: Option<Arc<OwnedFd>>,
+    /// Its namespace.
+    pub inside: Arc<OwnedFd>,
     /// Number of the host's link.
     pub index: u32,
     /// Its address.
@@ -55,7 +55,7 @@ fn make_in_kernel(config: &NetConfig, lease: &NetworkLease) -> io::Result<Made> 
     outer_settings(&name)?;
     outside.ask_all(outer(config, lease, index))?;
     show(&naming::way(config, lease.slot), &inside)?;
-    Ok(Made { inside: Some(Arc::new(inside)), index, address: lease.address })
+    Ok(Made { inside: Arc::new(inside), index, address: lease.address })
 }
 
 /// What a namespace is told, in its order. Right again when it is told twice.
@@ -137,10 +137,8 @@ pub fn readdress(config: &NetConfig, lease: &NetworkLease, made: &Made) -> Resul
         let doing = format!("network: slot {:x} from {} to {}", lease.slot, made.address, lease.address);
         Error::caused_by(ErrorKind::Internal, doing, e)
     };
-    let gone = || failed(io::Error::other("its namespace is gone"));
-    let inside = made.inside.as_ref().ok_or_else(gone)?;
     let old = requests::delete_address(INNER_INDEX, made.address);
-    namespace::within(inside.as_fd(), || {
+    namespace::within(made.inside.as_fd(), || {
         Netlink::route()?.ask_all(vec![requests::new_address(INNER_INDEX, lease.address), old])
     })
     .map_err(failed)?;
@@ -148,7 +146,7 @@ pub fn readdress(config: &NetConfig, lease: &NetworkLease, made: &Made) -> Resul
     messages.push(requests::delete_route(made.index, made.address));
     messages.push(requests::delete_neighbour(made.index, made.address));
     Netlink::route().and_then(|mut outside| outside.ask_all(messages)).map_err(failed)?;
-    Ok(Made { inside: Some(Arc::clone(inside)), index: made.index, address: lease.address })
+    Ok(Made { inside: Arc::clone(&made.inside), index: made.index, address: lease.address })
 }
 
 /// Removes what there is of a slot: its links, with them routes, neighbours and queues, and the way into it.

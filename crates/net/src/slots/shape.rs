@@ -42,11 +42,7 @@ pub fn apply(made: &Made, old: &NetworkLimits, new: &NetworkLimits) -> Result<()
             .map_err(|e| Error::caused_by(ErrorKind::Internal, "network.limits.down_bits_per_sec: set", e))?;
     }
     if old.up_bits_per_sec != new.up_bits_per_sec {
-        let inside = made.inside.as_ref().ok_or_else(|| {
-            let why = "network.limits.up_bits_per_sec: nothing lives in the sandbox's network any more";
-            Error::new(ErrorKind::Unavailable, why)
-        })?;
-        namespace::within(inside.as_fd(), || set(&mut Netlink::route()?, INNER_INDEX, new.up_bits_per_sec))
+        namespace::within(made.inside.as_fd(), || set(&mut Netlink::route()?, INNER_INDEX, new.up_bits_per_sec))
             .map_err(|e| Error::caused_by(ErrorKind::Internal, "network.limits.up_bits_per_sec: set", e))?;
     }
     Ok(())

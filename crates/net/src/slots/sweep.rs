@@ -45,7 +45,12 @@ pub fn restore(config: &NetConfig, held: &[(NetworkLease, NetworkLimits)]) -> Re
             tracing::info!(slot = lease.slot, address = %lease.address, "a sandbox's link does not exist");
             continue;
         };
-        let inside = found.namespace.and_then(|id| namespaces.remove(&id));
+        let Some(inside) = found.namespace.and_then(|id| namespaces.remove(&id)) else {
+            // Nobody can come to live there again, and the link may be going this moment.
+            tracing::info!(slot = lease.slot, address = %lease.address, "nobody lives in a sandbox's network any more");
+            make::remove(config, lease.slot)?;
+            continue;
+        };
         let made = Made { inside, index: found.index, address: lease.address };
         repair(config, lease, limits, &made).map_err(failed(&format!("put slot {:x} in order", lease.slot)))?;
         all.push((lease.slot, Arc::new(made)));
@@ -115,14 +120,10 @@ fn repair(config: &NetConfig, lease: &NetworkLease, limits: &NetworkLimits, made
     make::outer_settings(&naming::link(config, lease.slot))?;
     outside.ask_all(make::outer(config, lease, made.index))?;
     shape::set(&mut outside, made.index, limits.down_bits_per_sec)?;
-    let Some(inside) = &made.inside else {
-        tracing::info!(slot = lease.slot, "nobody lives in a sandbox's network any more");
-        return Ok(());
-    };
-    namespace::within(inside.as_fd(), || {
+    namespace::within(made.inside.as_fd(), || {
         let mut netlink = Netlink::route()?;
         netlink.ask_all(make::inner(config, lease))?;
         shape::set(&mut netlink, INNER_INDEX, limits.up_bits_per_sec)
     })?;
-    make::show(&naming::way(config, lease.slot), inside)
+    make::show(&naming::way(config, lease.slot), &made.inside)
 }

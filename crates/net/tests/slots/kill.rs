@@ -55,6 +55,23 @@ fn live_in(netns: &Path) -> Child {
         .unwrap()
 }
 
+/// Ends all that live in a sandbox's network of this test, those nobody recorded too: they bear its directory.
+struct Agents(PathBuf);
+
+impl Drop for Agents {
+    fn drop(&mut self) {
+        let mark = format!("{STORM}={}", self.0.display());
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            let ours = environment.split(|byte| *byte == 0).any(|pair| pair == mark.as_bytes());
+            if let (true, Some(pid)) = (ours, pid.and_then(rustix::process::Pid::from_raw)) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
 /// The part of the daemon: attaches, lets some live, detaches others, until it is killed.
 async fn storm(dir: &Path) {
     let net = Net::start(NetConfig { ready: 3, ..NetConfig::new(dir.join("net")) }).await.unwrap();
@@ -72,6 +89,11 @@ async fn storm(dir: &Path) {
                     net.attach(&lease, &sandbox(n)).await.unwrap();
                     if dice.below(4) == 0 {
                         let agent = live_in(&net.place(&lease).netns);
+                        // It is there once it is no longer the program that takes it there.
+                        let comm = format!("/proc/{}/comm", agent.id());
+                        while fs::read_to_string(&comm).unwrap().trim() != "sleep" {
+                            tokio::task::yield_now().await;
+                        }
                         fs::write(records.path(&lease, "agent"), agent.id().to_string()).unwrap();
                         continue;
                     }
@@ -115,6 +137,7 @@ fn after_a_kill_exactly_the_living_have_links() {
     }
     in_own_network(|| async {
         let dir = tempfile::tempdir().unwrap();
+        let _agents = Agents(dir.path().to_owned());
         let records = Records(dir.path().join("records"));
         fs::create_dir(&records.0).unwrap();
         let config = NetConfig { ready: 0, ..NetConfig::new(dir.path().join("net")) };
@@ -154,9 +177,5 @@ fn after_a_kill_exactly_the_living_have_links() {
         assert!(slots(&config).is_empty());
         node.net.stop().await.unwrap();
         assert_eq!(ip(&["-o", "link"]).lines().count(), 1, "the loopback alone");
-        for (_, pid) in living {
-            let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        }
     });
 }
