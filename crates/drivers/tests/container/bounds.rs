@@ -131,7 +131,7 @@ fn n11_driver_level_cases() {
 }
 
 #[test]
-fn n27_n28_n29_are_not_of_this_driver() {
+fn n27_and_n28_are_not_of_this_driver() {
     not_run("N27", "there are no denied id ranges: every id inside maps into the sandbox's own range");
     not_run(
         "N28",

@@ -58,7 +58,12 @@ impl Wire {
                 ip link set lo up
                 ip address add {GATEWAY}/32 dev peer0
                 ip link set peer0 up
-                ip route add {address}/32 dev peer0'"
+                ip route add {address}/32 dev peer0'
+            nsenter --net={inside} timeout {} sh -ec '
+                until ip -o link show eth0 | grep -q \"state UP\"; do sleep 0.05; done
+                while ip route | grep -q linkdown; do sleep 0.05; done'",
+            // That a link has a carrier is noticed some time after both ends are up.
+            DEADLINE.as_secs()
         ));
         wire
     }
