@@ -1,7 +1,9 @@
 //! Every mode against every destination, and every trick. Counted on the wire: zero packets to what is forbidden.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, ToSocketAddrs, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::time::Duration;
 
 use moat_model::network::{
     Action, Destination, EgressPolicy, EgressRule, Group, NetworkMode, NetworkSpec, Protocol, PublishSpec,
@@ -313,5 +315,46 @@ fn own_rules_open_nothing_that_is_forbidden() {
         let (mut bed, _rules) = bed(NetworkSpec { egress, ..spec(NetworkMode::Internet) }).await;
         all_forbidden(&mut bed, "red");
         assert_eq!(reached(&mut bed, "red", PUBLIC), BTreeSet::from(["outside"]));
+    });
+}
+
+/// A public server that sends its clients to the metadata service, and one whose name was one address and is another now.
+#[test]
+fn being_sent_on_leads_nowhere() {
+    in_spaces(async || {
+        let (mut bed, _rules) = bed(spec(NetworkMode::Internet)).await;
+        let metadata: Ipv4Addr = "169.254.169.254".parse().unwrap();
+        let listen = |address: Ipv4Addr| bed.outside.within(|| TcpListener::bind((address, 80)).unwrap());
+        let traps: Vec<TcpListener> = [metadata, "10.1.2.3".parse().unwrap()].map(listen).into();
+        let server = listen(PUBLIC);
+        std::thread::spawn(move || {
+            for (mut client, to) in server.incoming().flatten().zip(["169.254.169.254", "10.1.2.3"]) {
+                let _ =
+                    write!(client, "HTTP/1.1 302 Found\r\nLocation: http://{to}/latest\r\nConnection: close\r\n\r\n");
+            }
+        });
+        let mut numbers = Vec::new();
+        for _ in 0..2 {
+            let said = bed.sandboxes["red"].space.within(|| {
+                let mut said = String::new();
+                let mut stream = TcpStream::connect_timeout(&(PUBLIC, 80).into(), Duration::from_secs(60)).unwrap();
+                stream.read_to_string(&mut said).unwrap();
+                said
+            });
+            let to = said.split("http://").nth(1).unwrap().split('/').next().unwrap().parse::<Ipv4Addr>().unwrap();
+            // What follows the reply as a browser would, and what probes by itself.
+            let connect = || TcpStream::connect_timeout(&(to, 80).into(), Duration::from_millis(300)).is_err();
+            assert!(bed.sandboxes["red"].space.within(connect), "{to}");
+            let from = bed.address("red");
+            numbers.push(bed.send("red", &Packet::new(from, to, TCP, 80)));
+        }
+        for (_, mut places) in bed.arrived("guide", &numbers) {
+            places.remove("red");
+            assert_eq!(places, BTreeSet::new());
+        }
+        for trap in traps {
+            trap.set_nonblocking(true).unwrap();
+            assert!(trap.accept().is_err(), "somebody came");
+        }
     });
 }
