@@ -35,7 +35,7 @@ pub struct Sample {
     pub scenario: String,
     /// What was measured.
     pub subject: String,
-    /// `ms` or `lines/s`.
+    /// `ms`, `lines/s`, `Gbit/s` or `% off`.
     pub unit: String,
     /// How much.
     pub value: f64,
@@ -52,7 +52,8 @@ impl Sample {
         Self::new(scenario, subject, "lines/s", lines as f64 / taken.as_secs_f64())
     }
 
-    fn new(scenario: &str, subject: &str, unit: &str, value: f64) -> Self {
+    /// Of another unit.
+    pub fn new(scenario: &str, subject: &str, unit: &str, value: f64) -> Self {
         Self { scenario: scenario.to_owned(), subject: subject.to_owned(), unit: unit.to_owned(), value }
     }
 }

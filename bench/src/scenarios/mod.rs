@@ -10,6 +10,7 @@ mod node;
 mod recovery;
 mod rest;
 mod sandboxes;
+mod throughput;
 
 use futures::future::LocalBoxFuture;
 
@@ -50,7 +51,7 @@ impl Scenario {
 }
 
 /// All of them, in the order they are shown.
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [Scenario; 14] = [
     Scenario {
         id: "T1",
         title: "create from a warm pool, over REST",
@@ -187,5 +188,45 @@ pub const SCENARIOS: [Scenario; 11] = [
         }),
         by_hand: true,
         run: || Box::pin(networks::thousand()),
+    },
+    Scenario {
+        id: "T-N1",
+        title: "throughput of a sandbox's link",
+        method: "One TCP stream for 1.5 s after 0.7 s that are not counted, bits as the receiver counts them, in both \
+                 directions over a connection the host opened: into a sandbox as the daemon connects it, with all rules, and \
+                 into a namespace behind a veth pair on a machine without any.",
+        promise: Some(Promise {
+            words: "≥ 0.9 × a bare veth pair",
+            kept: |of| {
+                let into = of(throughput::INTO)?.p50 >= 0.9 * of(throughput::BARE_INTO)?.p50;
+                Some(into && of(throughput::OUT)?.p50 >= 0.9 * of(throughput::BARE_OUT)?.p50)
+            },
+        }),
+        by_hand: false,
+        run: || Box::pin(throughput::link()),
+    },
+    Scenario {
+        id: "T-N2",
+        title: "accuracy of bandwidth limits",
+        method: "One TCP stream between a sandbox with a limit and one of its namespace without, for 4 s after 0.7 s that \
+                 are not counted. By how much its rate on the wire, headers included, differs from the limit, up or down.",
+        promise: Some(Promise {
+            words: "within 5 %",
+            kept: |of| {
+                let series = throughput::LIMITS.iter().flat_map(|(up, down, _)| [*up, *down]);
+                series.map(|name| of(name).map(|s| s.max <= 5.0)).try_fold(true, |all, one| Some(all && one?))
+            },
+        }),
+        by_hand: false,
+        run: || Box::pin(throughput::limits()),
+    },
+    Scenario {
+        id: "T-N3",
+        title: "throughput between two sandboxes",
+        method: "As T-N1, from one sandbox to another of its namespace, every packet evaluated by the rules; beside two \
+                 namespaces behind bare veth pairs, the host forwarding between them.",
+        promise: None,
+        by_hand: false,
+        run: || Box::pin(throughput::across()),
     },
 ];
