@@ -17,6 +17,7 @@ mod filler;
 pub mod net;
 pub mod netlink;
 pub mod publish;
+mod requirements;
 pub mod resolver;
 pub mod rules;
 pub mod slots;
@@ -24,3 +25,8 @@ pub mod table;
 
 pub use config::NetConfig;
 pub use net::Net;
+
+/// What a host must have for a network, met or not. Tries what it can where nothing of the host's changes.
+pub fn requirements(config: &NetConfig) -> Vec<moat_engine::driver::Requirement> {
+    requirements::of_rules(config)
+}

@@ -24,6 +24,7 @@ pub mod jetstream;
 pub mod logfile;
 pub mod metrics;
 pub mod nats;
+pub mod networks;
 pub mod outlet;
 pub mod preflight;
 pub mod publish;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::quirks;
 use crate::WireError;
+use crate::rest::network::NetworkWish;
 
 /// Who could run something. Every member narrows; what is absent matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -264,6 +265,9 @@ pub struct Extension {
     /// Life span, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Network: a mode or an object, as in the REST API; `isolated` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkWish>,
     /// Give it the operator's NATS server at 127.0.0.1:4222.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nats: bool,
@@ -367,16 +371,20 @@ mod tests {
     fn our_extension_refuses_what_it_does_not_know() {
         let with = |moat: &str| DeployRequest::decode(minimal(&format!(r#","moat":{moat}"#)).as_bytes());
         let extension = with(
-            r#"{"kind":"job","isolation":"container","template":"scratch","resources":{"memory_bytes":1048576},"stop_signal":15,"nats":true}"#,
+            r#"{"kind":"job","isolation":"container","template":"scratch","resources":{"memory_bytes":1048576},"stop_signal":15,"nats":true,"network":{"mode":"internal","name":"db"}}"#,
         )
         .unwrap()
         .moat
         .unwrap();
         assert_eq!((extension.kind, extension.template), (Some(WorkloadKind::Job), Some(Template::Scratch)));
         assert_eq!(serde_json::to_string(&Extension::default()).unwrap(), "{}");
-        for bad in
-            [r#"{"memory":1}"#, r#"{"resources":{"memory":1}}"#, r#"{"isolation":"none"}"#, r#"{"stop_signal":0}"#]
-        {
+        for bad in [
+            r#"{"network":{"ports":[]}}"#,
+            r#"{"memory":1}"#,
+            r#"{"resources":{"memory":1}}"#,
+            r#"{"isolation":"none"}"#,
+            r#"{"stop_signal":0}"#,
+        ] {
             assert!(with(bad).is_err(), "{bad}");
         }
     }

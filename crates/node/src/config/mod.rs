@@ -4,6 +4,7 @@
 //! read by [`nex`] into the same shape); [`NodeConfig`] is what it means, checked, with every default filled in.
 //! `docs/config.md` is generated from [`reference`].
 
+pub mod network;
 pub mod nex;
 pub mod raw;
 pub mod reference;
@@ -25,6 +26,7 @@ use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 use zeroize::Zeroizing;
 
+pub use self::network::NetworkConfig;
 pub use self::service::{ApiConfig, OciConfig, PoolConfig, PoolTemplate, SandboxesConfig};
 use crate::jetstream::HistoryConfig;
 
@@ -154,6 +156,8 @@ pub struct NodeConfig {
     pub sandboxes: SandboxesConfig,
     /// Warm pools.
     pub pool: PoolConfig,
+    /// What connects sandboxes.
+    pub network: NetworkConfig,
     /// Started in this order when the node starts.
     pub autostart: Vec<AutostartConfig>,
     /// Whether workloads end with the daemon instead of outliving it.

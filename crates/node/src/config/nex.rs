@@ -9,11 +9,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::ConfigError;
+use super::network::RawNetwork;
 use super::raw::{RawAutostart, RawConfig, RawLimits, RawResources};
 use super::span::{Size, Span};
 
 /// Members accepted without effect, and what each would need.
-const WITHOUT_EFFECT: [(&str, &str); 24] = [
+const WITHOUT_EFFECT: [(&str, &str); 26] = [
     ("default_resource_dir", "kernels and root filesystems belong to microVMs, which need the firecracker driver"),
     ("kernel_filepath", "a kernel belongs to microVMs, which need the firecracker driver"),
     ("kernel_path", "a kernel belongs to microVMs, which need the firecracker driver"),
@@ -21,8 +22,16 @@ const WITHOUT_EFFECT: [(&str, &str); 24] = [
     ("rootfs_path", "a root filesystem image belongs to microVMs, which need the firecracker driver"),
     ("bin_path", "the agent is built into this program; firecracker would need its driver"),
     ("machine_pool_size", "sandboxes are made when they are needed; a warm pool does not exist yet"),
-    ("cni", "sandboxes have loopback only; addresses need the network modes that do not exist yet"),
-    ("internal_node_host", "there is no internal NATS server to give an address to"),
+    (
+        "cni.network_name",
+        "no CNI plugins are run, so there is no list of them to name; the node's own network has a name in network.name of the TOML configuration",
+    ),
+    ("cni.interface_name", "the link of a sandbox is called eth0 inside, and outside after network.name"),
+    ("cni.bin_path", "no CNI plugins are run"),
+    (
+        "internal_node_host",
+        "sandboxes do not reach the node, whatever its address: a workload that is to reach NATS has moat.nats",
+    ),
     ("internal_node_port", "there is no internal NATS server to give a port to"),
     ("rate_limiters", "token buckets for drive and network apply to microVMs only, which need the firecracker driver"),
     ("host_services", "host services belong to functions (v8, wasm), which do not exist yet"),
@@ -47,6 +56,7 @@ struct NexConfig {
     no_sandbox: bool,
     machine_pool_size: Option<u64>,
     machine_template: Option<MachineTemplate>,
+    cni: Option<Cni>,
     workload_types: Option<Vec<String>>,
     tags: Option<BTreeMap<String, String>>,
     valid_issuers: Option<Vec<String>>,
@@ -60,6 +70,12 @@ struct NexConfig {
 struct MachineTemplate {
     vcpu_count: Option<u32>,
     memsize_mib: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Cni {
+    subnet: Option<String>,
+    nameservers: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -117,9 +133,17 @@ pub fn read(text: &str, origin: &str) -> Result<(RawConfig, Vec<String>), Config
 fn notes(members: &Map<String, Value>) -> Vec<String> {
     WITHOUT_EFFECT
         .iter()
-        .filter(|(name, _)| members.get(*name).is_some_and(|v| !v.is_null()))
+        .filter(|(name, _)| member(members, name).is_some_and(|v| !v.is_null()))
         .map(|(name, needs)| format!("{name} has no effect: {needs}"))
         .collect()
+}
+
+/// A member, or a member of one.
+fn member<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    match name.split_once('.') {
+        Some((outer, inner)) => members.get(outer)?.get(inner),
+        None => members.get(name),
+    }
 }
 
 fn translate(nex: NexConfig) -> RawConfig {
@@ -134,6 +158,12 @@ fn translate(nex: NexConfig) -> RawConfig {
         ..RawResources::default()
     });
     let unsandboxed = nex.no_sandbox;
+    let cni = nex.cni.unwrap_or_default();
+    let network = RawNetwork {
+        subnet: cni.subnet.filter(|subnet| !subnet.is_empty()),
+        upstreams: cni.nameservers.filter(|servers| !servers.is_empty()),
+        ..RawNetwork::default()
+    };
     RawConfig {
         workload_types: nex.workload_types,
         tags: nex.tags.unwrap_or_default(),
@@ -143,6 +173,7 @@ fn translate(nex: NexConfig) -> RawConfig {
         isolation: unsandboxed.then(|| "process".to_owned()),
         limits: limits.unwrap_or_default(),
         resources: resources.unwrap_or_default(),
+        network,
         agent_start_timeout: nex
             .agent_handshake_timeout_ms
             .filter(|ms| *ms > 0)

@@ -7,7 +7,8 @@ use moat_drivers::container::ContainerConfig;
 use moat_drivers::process::ProcessConfig;
 use serde::Deserialize;
 
-use super::service::{RawAgent, RawApi, RawFirecracker, RawNetwork, RawOci, RawPool, RawSandboxes};
+use super::network::RawNetwork;
+use super::service::{RawAgent, RawApi, RawFirecracker, RawOci, RawPool, RawSandboxes};
 use super::span::{Size, Span};
 use crate::jetstream::HistoryConfig;
 

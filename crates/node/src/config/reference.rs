@@ -266,7 +266,11 @@ pub const SECTIONS: &[Section] = &[
     Section { table: "pool.templates", about: "The pool of one template.", keys: service_reference::POOL_TEMPLATES },
     Section { table: "agent", about: "NanoBox's table.", keys: service_reference::AGENT },
     Section { table: "firecracker", about: "NanoBox's table.", keys: service_reference::FIRECRACKER },
-    Section { table: "network", about: "NanoBox's table.", keys: service_reference::NETWORK },
+    Section {
+        table: "network",
+        about: "What connects sandboxes; docs/networks.md says how. The table is NanoBox's, with more in it. A node that is not in `/run/moat` has a name, subnet and gateway derived from its `run_dir`, so that several can share a host.",
+        keys: service_reference::NETWORK,
+    },
     Section {
         table: "autostart",
         about: "Workloads started with the node, one table each, in order. They are signed with the node's own key, so only the holder of that key (the node's operator, from `<data_dir>/identity/node.nk`) can stop them over NATS.",
@@ -332,7 +336,8 @@ const NEX: &str = "
 
 Accepted unchanged: `no_sandbox` (offers the process driver and makes it the default), `machine_template` (the default
 memory and CPU quota), `workload_types`, `tags`, `valid_issuers`, `deny_trigger_subjects`, `node_limits`,
-`agent_handshake_timeout_ms`, `autostart`; `preserve_network` has no meaning, since this node never deletes what it did not
+`agent_handshake_timeout_ms`, `autostart`, `cni.subnet` (`network.subnet`), `cni.nameservers` (`network.upstreams`);
+`preserve_network` has no meaning, since this node never deletes what it did not
 make. Members that nobody knows are ignored, as Nex does. The following are accepted without effect, and each is named
 in the log with its reason:
 

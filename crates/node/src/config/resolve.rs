@@ -8,11 +8,11 @@ use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 
 use super::raw::{RawAutostart, RawConfig, RawLimits, RawNats, RawResources, RawRestart};
-use super::service;
 use super::{
     AutostartConfig, ConfigError, DENIED_ALWAYS, DRIVER_NAMES, Limits, LogsConfig, NatsConfig, NodeConfig, Secret,
     WORKLOAD_TYPES,
 };
+use super::{network, service};
 
 /// Heartbeats of Nex come every 30 s, and clients wait for them.
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -55,6 +55,7 @@ pub(super) fn defaults() -> NodeConfig {
         oci: service::OciConfig::default(),
         sandboxes: service::SandboxesConfig::default(),
         pool: service::PoolConfig::default(),
+        network: super::NetworkConfig::default(),
         autostart: Vec::new(),
         stop_workloads: false,
         heartbeat_interval: HEARTBEAT,
@@ -86,6 +87,7 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
     let isolation = isolation(raw.isolation.as_deref(), &drivers)?;
     notes.extend(service::notes(&raw.agent, &raw.firecracker, &raw.network, &raw.oci));
     let sandboxes_max = sandboxes_max(raw.sandboxes_max.unwrap_or(SANDBOXES_MAX))?;
+    let network = network::network(raw.network, raw.oci.dns_server.as_deref(), sandboxes_max, &mut notes)?;
     let mut autostart = Vec::new();
     for (index, entry) in raw.autostart.into_iter().enumerate() {
         autostart.push(autostart_entry(entry).map_err(|(key, why)| (format!("autostart[{index}].{key}"), why))?);
@@ -117,6 +119,7 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
         oci: service::oci(raw.oci)?,
         sandboxes: service::sandboxes(raw.sandboxes)?,
         pool: service::pool(raw.pool, sandboxes_max)?,
+        network,
         autostart,
         stop_workloads: raw.stop_workloads.unwrap_or(base.stop_workloads),
         heartbeat_interval: heartbeat(raw.heartbeat_interval.map_or(base.heartbeat_interval, |s| s.0))?,

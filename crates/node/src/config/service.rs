@@ -6,8 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moat_model::network::NetworkMode;
 use serde::Deserialize;
 
+use super::network::RawNetwork;
 use super::span::Size;
 
 /// Where REST listens if nothing is said.
@@ -101,6 +103,8 @@ pub struct PoolTemplate {
     pub max_ready: u32,
     /// Image the template is warmed up from when the node starts.
     pub image: Option<String>,
+    /// Network its members have. What has none cannot become one with, nor the other way round.
+    pub network: NetworkMode,
 }
 
 /// Bounds on sandboxes made through the API.
@@ -163,15 +167,6 @@ pub struct RawFirecracker {
     pub boot_args: Option<String>,
 }
 
-/// `[network]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawNetwork {
-    pub bridge_name: Option<String>,
-    pub subnet: Option<String>,
-    pub host_iface: Option<String>,
-}
-
 /// `[oci]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -204,6 +199,7 @@ pub struct RawPoolTemplate {
     pub min_ready: u32,
     pub max_ready: u32,
     pub image: Option<String>,
+    pub network: Option<String>,
 }
 
 /// `[sandboxes]`
@@ -251,17 +247,14 @@ pub(super) fn name(own: Option<String>, agent: &RawAgent) -> Result<Option<Strin
 }
 
 /// Members accepted without effect, and why they have none: for the notes and for `docs/config.md`.
-pub(super) const WITHOUT_EFFECT: [(&str, &str); 10] = [
+pub(super) const WITHOUT_EFFECT: [(&str, &str); 7] = [
     ("agent.firecracker_bin", "it belongs to microVMs, which need the firecracker driver"),
     ("agent.rootfs_dir", "the root of an image is kept in oci.cache_dir, one file for each image"),
     ("agent.snapshot_dir", "snapshots are layers in oci.cache_dir; their records lie in data_dir"),
     ("firecracker.kernel", "a kernel belongs to microVMs, which need the firecracker driver"),
     ("firecracker.boot_args", "a kernel belongs to microVMs, which need the firecracker driver"),
-    ("network.bridge_name", "sandboxes have loopback only; there is no bridge to name"),
-    ("network.subnet", "sandboxes have loopback only; there are no addresses to give"),
-    ("network.host_iface", "sandboxes have loopback only; nothing leaves by an interface of the host"),
+    ("network.bridge_name", "each sandbox has a link of its own that is routed; there is no bridge to name"),
     ("oci.init_binary", "the agent is built into this program"),
-    ("oci.dns_server", "sandboxes have loopback only; there is nobody to ask"),
 ];
 
 pub(super) fn notes(agent: &RawAgent, firecracker: &RawFirecracker, network: &RawNetwork, oci: &RawOci) -> Vec<String> {
@@ -272,10 +265,7 @@ pub(super) fn notes(agent: &RawAgent, firecracker: &RawFirecracker, network: &Ra
         firecracker.kernel.is_some(),
         firecracker.boot_args.is_some(),
         network.bridge_name.is_some(),
-        network.subnet.is_some(),
-        network.host_iface.is_some(),
         oci.init_binary.is_some(),
-        oci.dns_server.is_some(),
     ];
     let named = WITHOUT_EFFECT.iter().zip(given).filter(|(_, given)| *given);
     named.map(|((key, why), _)| format!("{key} has no effect on this node because {why}")).collect()
@@ -331,8 +321,16 @@ pub(super) fn pool(raw: RawPool, sandboxes_max: usize) -> Result<PoolConfig, Fau
         if entry.max_ready == 0 || entry.min_ready > entry.max_ready {
             return fault(at("max_ready"), "must be at least 1, and not below min_ready");
         }
-        let RawPoolTemplate { name, min_ready, max_ready, image } = entry;
-        templates.push(PoolTemplate { name, min_ready, max_ready, image });
+        let network = match entry.network.as_deref() {
+            None | Some("isolated") => NetworkMode::Isolated,
+            Some("internal") => NetworkMode::Internal,
+            Some("internet") => NetworkMode::Internet,
+            Some(other) => {
+                return fault(at("network"), format!("{other:?} is none of isolated, internal, internet"));
+            }
+        };
+        let RawPoolTemplate { name, min_ready, max_ready, image, .. } = entry;
+        templates.push(PoolTemplate { name, min_ready, max_ready, image, network });
     }
     let ready: u64 = templates.iter().map(|t| u64::from(t.max_ready)).sum();
     if ready > u64::try_from(sandboxes_max).unwrap_or(u64::MAX) {

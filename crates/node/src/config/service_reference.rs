@@ -22,7 +22,12 @@ pub(super) const OCI: &[Key] = &[
     key("cache_max", "size", "`0`: none", "Bytes of images kept that nothing uses; the oldest goes first."),
     key("parallel_layers", "1 to 32", "`4`", "Layers fetched at the same time."),
     key("init_binary", "path", "none", "NanoBox's; no effect (see the end)."),
-    key("dns_server", "address", "none", "NanoBox's; no effect (see the end)."),
+    key(
+        "dns_server",
+        "address",
+        "none",
+        "NanoBox's; the same as `network.upstreams`. One within `network.subnet` was NanoBox's own and has no effect.",
+    ),
 ];
 
 pub(super) const SANDBOXES: &[Key] = &[
@@ -44,6 +49,12 @@ pub(super) const POOL_TEMPLATES: &[Key] = &[
     key("min_ready", "number", "required", "Sandboxes kept ready at least."),
     key("max_ready", "number", "required", "Sandboxes kept ready at most."),
     key("image", "image reference", "none", "Image the template is warmed up from when the node starts."),
+    key(
+        "network",
+        "`isolated`, `internal` or `internet`",
+        "`isolated`",
+        "Network of its members. Creates with `internal` and `internet` are served by a pool with either; policy, ports and limits are theirs.",
+    ),
 ];
 
 pub(super) const AGENT: &[Key] = &[
@@ -59,7 +70,56 @@ pub(super) const FIRECRACKER: &[Key] = &[
 ];
 
 pub(super) const NETWORK: &[Key] = &[
-    key("bridge_name", "text", "none", "No effect (see the end)."),
-    key("subnet", "text", "none", "No effect (see the end)."),
-    key("host_iface", "text", "none", "No effect (see the end)."),
+    key(
+        "enabled",
+        "true or false",
+        "if this host can",
+        "Networks of sandboxes. `true`: a host that cannot have them stops the start. Not written: such a host makes a node that gives `isolated` only and says why.",
+    ),
+    key(
+        "name",
+        "1 to 8 of a-z, 0-9",
+        "`moat`, or from `run_dir`",
+        "What links and the table of rules are called. Nodes on one host differ in it.",
+    ),
+    key("subnet", "range", "`10.100.0.0/16`, or from `run_dir`", "Addresses of sandboxes, first and last left out."),
+    key("gateway", "address", "`169.254.1.1`, or from `run_dir`", "Next hop and resolver of every sandbox."),
+    key("uplink", "name of a link", "by the host's routes", "Link that leads out."),
+    key("host_iface", "name of a link", "none", "NanoBox's; the same as `uplink`."),
+    key("bridge_name", "text", "none", "NanoBox's; no effect (see the end)."),
+    key(
+        "allow",
+        "list of ranges",
+        "`[]`",
+        "Ranges that sandboxes may reach although they are private, link-local, a metadata service's or multicast.",
+    ),
+    key("deny", "list of ranges", "`[]`", "Ranges no sandbox reaches, whatever else is said."),
+    key(
+        "choose_from",
+        "list of ranges",
+        "private ones",
+        "Ranges beside `subnet` from which callers may choose addresses. The host itself sends packets for such an address to the sandbox that has it. Not written: private addresses the host has no way to but its default route; where others stand behind that route, write the ranges nobody has, or `[]`.",
+    ),
+    key(
+        "upstreams",
+        "list of `address[:port]`",
+        "those of /etc/resolv.conf",
+        "Who is asked for names that are nobody's here.",
+    ),
+    key("domain", "domain", "`moat.internal`", "Domain of sandboxes' names."),
+    key("ready", "number", "`8`", "Links prepared before they are needed."),
+    key("slots_max", "1 to 65535", "`4096`", "Most links, prepared ones included."),
+    key(
+        "publish_address",
+        "address",
+        "`127.0.0.1`",
+        "Address of the host that ports are published at if a caller names none.",
+    ),
+    key("publish_ports", "range", "`20000-32000`", "Ports of the host for callers who leave theirs open."),
+    key(
+        "publish_public",
+        "true or false",
+        "`false`",
+        "Callers may publish at any address of the host instead of its loopback and `publish_address` alone, and below port 1024.",
+    ),
 ];

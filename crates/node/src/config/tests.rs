@@ -54,6 +54,22 @@ fn values_that_cannot_be_meant_name_their_key() {
         ("[[pool.templates]]\nname = 'a/b'\nmin_ready = 1\nmax_ready = 1", "pool.templates[0].name"),
         ("[[pool.templates]]\nname = 'a'\nmin_ready = 2\nmax_ready = 1", "pool.templates[0].max_ready"),
         ("[[pool.templates]]\nname = 'a'\nmin_ready = 2\nmax_ready = 1001", "pool.templates"),
+        ("[[pool.templates]]\nname = 'a'\nmin_ready = 1\nmax_ready = 1\nnetwork = 'host'", "pool.templates[0].network"),
+        ("[network]\nname = 'Moat'", "network.name"),
+        ("[network]\nsubnet = '10.0.0.0/30'", "network.subnet"),
+        ("[network]\nsubnet = '10.0.0.1/16'", "network.subnet"),
+        ("[network]\ngateway = '10.100.0.1'", "network.gateway"),
+        ("[network]\nuplink = 'a'\nhost_iface = 'b'", "network.host_iface"),
+        ("[network]\nallow = ['here']", "network.allow"),
+        ("[network]\ndeny = ['::/0']", "network.deny"),
+        ("[network]\nchoose_from = ['10.0.0.0']\nupstreams = ['a']", "network.upstreams"),
+        ("[network]\ndomain = 'a..b'", "network.domain"),
+        ("[network]\nslots_max = 0", "network.slots_max"),
+        ("[network]\nready = 9\nslots_max = 8", "network.ready"),
+        ("[network]\npublish_address = 'localhost'", "network.publish_address"),
+        ("[network]\npublish_ports = '9-8'", "network.publish_ports"),
+        ("[oci]\ndns_server = 'here'", "oci.dns_server"),
+        ("[network]\nupstreams = ['192.0.2.1']\n[oci]\ndns_server = '192.0.2.2'", "oci.dns_server"),
         ("[sandboxes]\ndefault_timeout_sec = 10\nmax_timeout_sec = 5", "sandboxes.default_timeout_sec"),
         ("name = 'a'\n[agent]\nnode_id = 'b'", "agent.node_id"),
         ("[[autostart]]\nname = 'a.b'\nlocation = 'nats://B/k'", "autostart[0].name"),
@@ -74,7 +90,8 @@ fn secrets_are_not_shown() {
 fn nex_json_is_accepted_unchanged() {
     let text = format!(
         r#"{{"default_resource_dir":"/tmp/wd","machine_pool_size":2,"kernel_path":"/k","rootfs_filepath":"/r",
-        "cni":{{"network_name":"fcnet","interface_name":"veth0"}},
+        "cni":{{"network_name":"fcnet","interface_name":"veth0","subnet":"192.168.127.0/24","nameservers":["192.0.2.53"]}},
+        "internal_node_host":"192.168.127.1",
         "machine_template":{{"vcpu_count":2,"memsize_mib":512}},"tags":{{"simple":"true"}},"no_sandbox":true,
         "workload_types":["native","v8"],"valid_issuers":["{ISSUER}"],"deny_trigger_subjects":["orders.>"],
         "node_limits":{{"max_workloads":3,"max_workload_bytes":0,"max_total_bytes":1000}},
@@ -95,12 +112,22 @@ fn nex_json_is_accepted_unchanged() {
     assert_eq!(config.agent_start_timeout, Some(Duration::from_secs(7)));
     assert_eq!(config.autostart[0].location, ("B".to_owned(), "echo".to_owned()));
     assert_eq!(config.autostart[0].environment["a"].reveal(), "b");
-    for named in
-        ["default_resource_dir", "machine_pool_size", "kernel_path", "rootfs_filepath", "cni", "rate_limiters", "v8"]
-    {
+    for named in [
+        "default_resource_dir",
+        "machine_pool_size",
+        "kernel_path",
+        "rootfs_filepath",
+        "cni.network_name",
+        "cni.interface_name",
+        "internal_node_host",
+        "rate_limiters",
+        "v8",
+    ] {
         assert!(config.notes.iter().any(|n| n.contains(named)), "{named}: {:?}", config.notes);
     }
     assert!(!config.notes.iter().any(|n| n.contains("preserve_network") || n.contains("something_new")));
+    assert_eq!(config.network.wanted.subnet, Some("192.168.127.0/24".parse().unwrap()));
+    assert_eq!(config.network.net.upstreams, ["192.0.2.53:53".parse().unwrap()]);
     let default = NodeConfig::from_nex_json("{}", "config.json").unwrap();
     assert_eq!(default.isolation, Isolation::Container);
     assert!(default.notes.is_empty());
@@ -197,7 +224,13 @@ fn nanobox_toml_is_accepted_unchanged_and_what_has_no_effect_is_named() {
         (config.pool.replenish_interval, config.pool.max_idle),
         (Duration::from_secs(5), Duration::from_secs(600))
     );
-    let pool = PoolTemplate { name: "node22".to_owned(), min_ready: 3, max_ready: 10, image: None };
+    let pool = PoolTemplate {
+        name: "node22".to_owned(),
+        min_ready: 3,
+        max_ready: 10,
+        image: None,
+        network: Default::default(),
+    };
     assert_eq!(config.pool.templates, [pool]);
     let (mut keys, mut table) = (Vec::new(), String::new());
     for line in NANOBOX.lines() {
@@ -207,12 +240,22 @@ fn nanobox_toml_is_accepted_unchanged_and_what_has_no_effect_is_named() {
             _ => {}
         }
     }
-    let works = ["api.listen_addr", "agent.node_id", "oci.cache_dir", "pool.", "pool.templates."];
+    let works = [
+        "api.listen_addr",
+        "agent.node_id",
+        "oci.cache_dir",
+        "network.subnet",
+        "network.host_iface",
+        "pool.",
+        "pool.templates.",
+    ];
+    assert_eq!(config.network.wanted.subnet, Some("10.100.0.0/16".parse().unwrap()));
+    assert_eq!(config.network.net.uplink.as_deref(), Some("eth0"));
     for key in keys.iter().filter(|k| !works.iter().any(|w| k.starts_with(w))) {
         let noted = |n: &&String| n.starts_with(&format!("{key} has no effect on this node because "));
         assert_eq!(config.notes.iter().filter(noted).count(), 1, "{key}: {:?}", config.notes);
     }
-    assert_eq!(config.notes.len(), 10);
+    assert_eq!(config.notes.len(), 8);
     assert!(toml(&NANOBOX.replace("bridge_name", "bridge_nam")).is_err());
 }
 

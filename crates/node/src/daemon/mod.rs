@@ -1,7 +1,7 @@
 //! The whole daemon: what starts in which order, and how it ends.
 //!
 //! ```text
-//! lock of run_dir -> identity -> outbox, outlet -> drivers -> engine (recovers) -> workloads (recover)
+//! lock of run_dir -> place of the network -> identity -> outbox, outlet -> drivers -> engine (recovers) -> workloads (recover)
 //!   -> images, templates -> sandboxes, pools -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics, REST -> node_started -> autostart, heartbeat
 //! ```
 //!
@@ -35,6 +35,7 @@ use crate::identity::Identity;
 use crate::logfile::Rotation;
 use crate::metrics::{self, MetricsServer, NodeNumbers};
 use crate::nats::{Connection, Intake, Once};
+use crate::networks::{self, Networks};
 use crate::outlet::{NodeOutlet, OutletConfig};
 use crate::publish::{Publisher, PublisherConfig};
 use crate::sandboxes::{self, Foundation, Sandboxes};
@@ -60,7 +61,12 @@ pub async fn run(config: NodeConfig, shutdown: CancellationToken) -> Result<()> 
     // The lock before the first side effect, and probing a driver is none.
     let guard = NodeGuard::take(&Dirs::new(&config.run_dir, &config.data_dir))?;
     let registry = drivers(&config)?;
-    let node = Node::start_guarded(config, registry, guard).await?;
+    let (networks, fabric) = networks::open(&config).await?;
+    let registry = match fabric {
+        Some(fabric) => registry.with_fabric(fabric),
+        None => registry,
+    };
+    let node = Node::start_guarded(config, registry, networks, guard).await?;
     shutdown.cancelled().await;
     node.shutdown().await;
     Ok(())
@@ -90,11 +96,23 @@ pub struct Node {
 impl Node {
     /// Starts a node on these drivers. Returns when it listens; NATS need not be there yet.
     pub async fn start(config: NodeConfig, registry: Registry) -> Result<Self> {
-        let guard = NodeGuard::take(&Dirs::new(&config.run_dir, &config.data_dir))?;
-        Self::start_guarded(config, registry, guard).await
+        let place = networks::place::Place::candidate(&config.run_dir, &config.network.wanted, 0);
+        let networks = Networks::off(networks::terms(&config, &place), "it was started without");
+        Self::start_with(config, registry, networks).await
     }
 
-    async fn start_guarded(config: NodeConfig, registry: Registry, guard: NodeGuard) -> Result<Self> {
+    /// Starts a node on these drivers with this network, whose fabric the registry has.
+    pub async fn start_with(config: NodeConfig, registry: Registry, networks: Networks) -> Result<Self> {
+        let guard = NodeGuard::take(&Dirs::new(&config.run_dir, &config.data_dir))?;
+        Self::start_guarded(config, registry, networks, guard).await
+    }
+
+    async fn start_guarded(
+        config: NodeConfig,
+        registry: Registry,
+        networks: Networks,
+        guard: NodeGuard,
+    ) -> Result<Self> {
         let dirs = Dirs::new(&config.run_dir, &config.data_dir);
         make_private(dirs.data())?;
         for note in &config.notes {
@@ -108,6 +126,7 @@ impl Node {
         let outbox = Outbox::open(&dirs.outbox(), subjects.clone()).await?;
         let outlet = open_outlet(&config, &dirs, outbox.clone()).await?;
         let isolation = services::isolation(&registry);
+        let networks = Arc::new(networks);
         let (engine, found) = Engine::open(engine_config(&config), registry, Arc::new(outlet.clone())).await?;
         let artifacts = ArtifactStore::open(&dirs.artifacts(), config.artifact_cache_bytes_max)?;
         let base = workloads::Foundation {
@@ -136,6 +155,7 @@ impl Node {
             isolation,
             process_allowed: config.unsafe_allowed(),
             pool: config.pool.clone(),
+            networks: Arc::clone(&networks),
             snapshot_dir: dirs.snapshots(),
             history_dir: dirs.history(),
         };
@@ -164,6 +184,7 @@ impl Node {
             workloads,
             outlet,
             outbox,
+            networks,
             started_at,
             lameduck,
         });
@@ -278,7 +299,17 @@ impl Node {
         within("let go of the workloads", DETACH_BUDGET, service.workloads.detach()).await;
         within("end the warm-ups", DETACH_BUDGET, self.templates.close()).await;
         within("let go of the sandboxes of the API", DETACH_BUDGET, self.sandboxes.close()).await;
+        let left = self.engine.list().len();
         within("let go of the sandboxes", DETACH_BUDGET, self.engine.detach()).await;
+        // A node whose sandboxes go on leaves them what they stand on.
+        if let Some(wires) = service.networks.wires().filter(|_| left == 0) {
+            within("take the network away", DETACH_BUDGET, async {
+                if let Err(error) = wires.stop().await {
+                    tracing::warn!(error = %error.chain(), "something of the network is left until the next start");
+                }
+            })
+            .await;
+        }
         self.tasks.close();
         within("end the background tasks", DETACH_BUDGET, self.tasks.wait()).await;
         if let Err(error) = service.outbox.emit(Fact::node_stopped(service.node(), clock::now())).await {

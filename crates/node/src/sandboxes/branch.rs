@@ -6,6 +6,7 @@ use std::sync::Arc;
 use moat_api::rest::sandbox::{Fork, Forked, ForkedChild, Snapshot, SnapshotList, TakeSnapshot};
 use moat_image::store::Pin;
 use moat_model::lifecycle::{PhaseName, SandboxView};
+use moat_model::network::NetworkSpec;
 use moat_model::spec::{Origin, Owner, ROOT_LAYERS_MAX, RootLayer, RootSpec};
 use moat_model::{ErrorKind, Namespace, SandboxId, SandboxSpec};
 
@@ -71,6 +72,8 @@ impl Sandboxes {
             labels,
             timeout: timeout.or(parent.timeout),
             root: RootSpec::Layers { layers: kept.layers },
+            // What there can be only one of stays the parent's.
+            network: NetworkSpec { address: None, name: None, publish: Vec::new(), ..parent.network.clone() },
             origin: Origin {
                 owner: Owner::Api,
                 template: view.origin.template,

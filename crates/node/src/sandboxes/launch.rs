@@ -114,6 +114,11 @@ impl Sandboxes {
                 }
                 Err(error) => {
                     tracing::warn!(sandbox = %id, error = %error.chain(), "a member of the pool could not be claimed");
+                    // What was asked of the network is more likely at fault than the member, which is used up by it: the
+                    // create from nothing says what it was.
+                    if request.network.is_some() {
+                        return None;
+                    }
                 }
             }
         }

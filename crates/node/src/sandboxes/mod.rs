@@ -12,6 +12,7 @@ mod launch;
 pub(crate) mod limits;
 mod list;
 mod logs;
+mod network;
 mod node;
 mod plan;
 mod pool;
@@ -43,6 +44,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock;
 use crate::config::{PoolConfig, SandboxesConfig};
 use crate::error::{Error, Result};
+use crate::networks::Networks;
 use crate::outlet::{NodeOutlet, blocking};
 use crate::templates::Templates;
 
@@ -78,6 +80,8 @@ pub struct Foundation {
     pub process_allowed: bool,
     /// Warm pools.
     pub pool: PoolConfig,
+    /// What connects them.
+    pub networks: Arc<Networks>,
     /// Where snapshots are recorded.
     pub snapshot_dir: PathBuf,
     /// Where ended sandboxes are remembered.
@@ -297,7 +301,8 @@ impl Sandboxes {
     fn shown(&self, view: &SandboxView) -> Result<Sandbox> {
         let spec = self.shared.base.engine.spec(&view.id).ok_or_else(|| no_such(&view.id))?;
         let boot_ms = lock(&self.shared.made).get(&view.id).and_then(|made| made.boot_ms);
-        Ok(reply::sandbox(&self.shared.base.node, view, &spec, boot_ms, clock::now()))
+        let networking = self.shared.base.networks.status(&view.id, &spec.network, view.address);
+        Ok(reply::sandbox(&self.shared.base.node, view, &spec, networking, boot_ms, clock::now()))
     }
 
     /// All of a namespace that the engine has.

@@ -49,6 +49,7 @@ impl Sandboxes {
         for view in &views {
             *sandboxes.entry(view.phase.to_string()).or_default() += 1;
         }
+        let networks = whole(views.iter().filter(|view| view.address.is_some()).count());
         let engine = &self.shared.base.engine;
         let living = views.into_iter().filter(|view| !view.phase.is_terminal());
         // One that ends meanwhile uses nothing.
@@ -71,7 +72,7 @@ impl Sandboxes {
             created_total: self.shared.created.load(Ordering::Relaxed),
             memory_bytes,
             processes,
-            networks: 0,
+            networks,
         }
     }
 }

@@ -33,8 +33,8 @@ impl Sandboxes {
     pub(super) async fn plan(&self, namespace: &Namespace, request: &CreateSandbox) -> Result<Plan> {
         check(request)?;
         let isolation = self.isolation(request.isolation.as_deref())?;
-        let mode = request.network.clone().and_then(|wish| wish.into_options().mode);
-        let network = NetworkSpec::new(network(mode.as_deref(), isolation)?);
+        let network = self.shared.base.networks.plan(request.network.as_ref(), isolation)?;
+        self.check_name(namespace, None, &network)?;
         let given = limits::parse("resources", &request.resources)?;
         let timeout = timeout(&self.shared.base.config, request.timeout_sec)?;
         let idle_timeout = span("idle_timeout_sec", request.idle_timeout_sec)?;
@@ -114,26 +114,6 @@ fn check(request: &CreateSandbox) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn network(asked: Option<&str>, isolation: Isolation) -> Result<NetworkMode> {
-    match asked {
-        // Without a sandbox there is only the host's network: nobody is told otherwise.
-        None if isolation == Isolation::Process => Ok(NetworkMode::Host),
-        Some("host") if isolation == Isolation::Process => Ok(NetworkMode::Host),
-        Some("isolated") if isolation == Isolation::Process => {
-            Err(Error::new(ErrorKind::Unsupported, "network: isolation process has only the host's network"))
-        }
-        None | Some("isolated") => Ok(NetworkMode::Isolated),
-        Some(later @ ("internal" | "internet")) => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("network: {later} is not given by this version; only isolated (loopback) is"),
-        )),
-        Some(other) => {
-            let shown: String = other.chars().take(40).collect();
-            Err(Error::invalid("network", format!("{shown:?}: only isolated is given by this version")))
-        }
-    }
 }
 
 /// A life span as asked, or the node's default; 0 is none.
@@ -225,7 +205,8 @@ fn on_timeout(asked: OnTimeout) -> spec::OnTimeout {
 
 /// What turns a member of a pool into this sandbox, if one made like `member` can be it.
 pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpec> {
-    let fixed = |s: &SandboxSpec| (s.isolation, s.network.clone(), s.security.clone(), s.stop, s.root.clone());
+    let wired = |s: &SandboxSpec| (s.network.is_wired(), s.network.mode == NetworkMode::Host);
+    let fixed = |s: &SandboxSpec| (s.isolation, wired(s), s.security.clone(), s.stop, s.root.clone());
     // The size of a writable layer, and what is not shown in the API, cannot be changed on a live sandbox.
     let sized = |s: &SandboxSpec| {
         let r = &s.resources;
@@ -234,11 +215,15 @@ pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpe
     if spec.main.is_some() || fixed(spec) != fixed(member) || sized(spec) != sized(member) {
         return None;
     }
+    // A member has its address, and keeps it.
+    if spec.network.address.is_some() {
+        return None;
+    }
     Some(ClaimSpec {
         namespace: spec.namespace.clone(),
         labels: spec.labels.clone(),
         resources: changed(&spec.resources, &member.resources),
-        network: None,
+        network: (spec.network != member.network).then(|| spec.network.clone()),
         ingress: spec.ingress,
         timeout: spec.timeout,
         idle_timeout: spec.idle_timeout,
@@ -259,11 +244,12 @@ fn changed(wanted: &spec::Resources, has: &spec::Resources) -> spec::Resources {
 }
 
 /// A member of the pool of this template.
-pub(super) fn member(resolved: Resolved, resources: &spec::Resources) -> Result<SandboxSpec> {
+pub(super) fn member(resolved: Resolved, resources: &spec::Resources, network: NetworkMode) -> Result<SandboxSpec> {
     let of_template = limits::parse("template.resources", &resolved.resources)?;
     Ok(SandboxSpec {
         resources: of_template.over(resources),
         stop: stop(&resolved.defaults),
+        network: NetworkSpec::new(network),
         origin: Origin {
             owner: Owner::Pool,
             template: resolved.template,

@@ -69,7 +69,7 @@ impl Sandboxes {
     /// What can be kept ready now; templates without a version come later.
     fn shapes(&self) -> Vec<pool::Shape> {
         let shape = |template: &PoolTemplate| {
-            let (version, spec) = self.shape_of(&template.name).ok()?;
+            let (version, spec) = self.shape_of(template).ok()?;
             let shape = pool::Shape {
                 key: template.name.clone(),
                 version,
@@ -88,16 +88,16 @@ impl Sandboxes {
         self.shared.base.pool.templates.iter().filter_map(shape).collect()
     }
 
-    fn shape_of(&self, name: &str) -> Result<(u64, SandboxSpec)> {
-        let resolved = self.shared.base.templates.resolve(name)?;
+    fn shape_of(&self, pool: &PoolTemplate) -> Result<(u64, SandboxSpec)> {
+        let resolved = self.shared.base.templates.resolve(&pool.name)?;
         let version = resolved.template.as_ref().map_or(0, |t| t.version);
-        Ok((version, plan::member(resolved, &self.shared.base.resources)?))
+        Ok((version, plan::member(resolved, &self.shared.base.resources, pool.network)?))
     }
 
     /// What a member of this template's pool is, if it has a pool and this is the version it holds.
     pub(super) fn member_of(&self, template: &TemplateRef) -> Option<SandboxSpec> {
-        self.shared.base.pool.templates.iter().find(|t| t.name == template.name)?;
-        let (version, spec) = self.shape_of(&template.name).ok()?;
+        let pool = self.shared.base.pool.templates.iter().find(|t| t.name == template.name)?;
+        let (version, spec) = self.shape_of(pool).ok()?;
         (version == template.version).then_some(spec)
     }
 

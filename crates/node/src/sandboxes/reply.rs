@@ -2,6 +2,7 @@
 
 use moat_api::nex::event::rfc3339;
 use moat_api::rest::ErrorBody;
+use moat_api::rest::network::NetworkStatus;
 use moat_api::rest::sandbox::{ExplainedStep, OnTimeout, Sandbox};
 use moat_model::lifecycle::{SandboxView, Step};
 use moat_model::spec;
@@ -16,6 +17,7 @@ pub(super) fn sandbox(
     node: &NodeId,
     view: &SandboxView,
     spec: &SandboxSpec,
+    networking: NetworkStatus,
     boot_ms: Option<f64>,
     now: Timestamp,
 ) -> Sandbox {
@@ -37,8 +39,8 @@ pub(super) fn sandbox(
         isolation_asked: spec.isolation.to_string(),
         driver: view.driver.clone(),
         network: spec.network.mode.to_string(),
-        ip: None,
-        networking: None,
+        ip: networking.address.map(|address| address.to_string()),
+        networking: Some(networking),
         proxy: None,
         boot_time_ms: boot_ms.or_else(|| whole_ms(view)),
         from_pool: view.origin.from_pool,

@@ -2,6 +2,7 @@
 
 mod branch;
 mod life;
+mod network;
 mod pool;
 mod tenants;
 
@@ -23,6 +24,8 @@ pub(super) const SOON: Duration = Duration::from_secs(20);
 pub(super) struct Settings {
     pub sandboxes: SandboxesConfig,
     pub pool: PoolConfig,
+    /// Sandboxes can have networks.
+    pub networks: bool,
 }
 
 pub(super) struct Bed {
@@ -93,6 +96,10 @@ async fn open(dir: &Path, world: &FakeWorld, settings: &Settings) -> (Templates,
     let outlet = NodeOutlet::open(outlet_config, outbox).await.unwrap();
     let config = EngineConfig { sandboxes_max: 50, ..EngineConfig::new(dir.join("run"), dir.join("data")) };
     let registry = Registry::new(vec![world.driver()]);
+    let (registry, networks) = match settings.networks {
+        true => (registry.with_fabric(world.fabric()), crate::networks::tests::on()),
+        false => (registry, crate::networks::tests::off()),
+    };
     let (engine, _) = Engine::open(config, registry, Arc::new(outlet.clone())).await.unwrap();
     let templates = Templates::open(&dir.join("templates"), store(dir), engine.clone(), None).unwrap();
     let sandboxes = Sandboxes::open(Foundation {
@@ -109,6 +116,7 @@ async fn open(dir: &Path, world: &FakeWorld, settings: &Settings) -> (Templates,
         isolation: vec![Isolation::Container],
         process_allowed: false,
         pool: settings.pool.clone(),
+        networks: Arc::new(networks),
         snapshot_dir: dir.join("snapshots"),
         history_dir: dir.join("history"),
     })

@@ -7,7 +7,6 @@ use moat_api::WireError;
 use moat_api::nex::deploy::Extension;
 use moat_api::nex::{DeployRequest, Location, RunResponse, Template};
 use moat_model::claims::{self, Claims};
-use moat_model::network::{NetworkMode, NetworkSpec};
 use moat_model::spec::{Artifact, Forward, Resources, RootSpec, StopSpec};
 use moat_model::workload::WorkloadKind;
 use moat_model::{ErrorKind, Isolation, Namespace, ProcessSpec, SandboxSpec, WorkloadId, WorkloadName, seal};
@@ -18,6 +17,7 @@ use crate::clock;
 use crate::config::NodeConfig;
 use crate::error::Error;
 use crate::logfile::WorkloadRef;
+use crate::networks::Networks;
 use crate::workloads::{NewWorkload, Slot, Snapshot, StartClaims};
 
 /// Port a workload finds its NATS server at.
@@ -101,7 +101,7 @@ impl Service {
     /// Fetches the program and starts it. After an error nothing of it is left.
     pub(super) async fn start(&self, slot: Slot, admitted: Admitted) -> Result<std::sync::Arc<Snapshot>, WireError> {
         // What can be refused without the program is refused before it is fetched.
-        let mut spec = sandbox_spec(&self.config, &admitted)?;
+        let mut spec = sandbox_spec(&self.config, &self.networks, &admitted)?;
         self.workloads.engine().validate(&spec).map_err(|e| wire(&e))?;
         let artifact = self.fetch(&admitted, spec.isolation).await?;
         let slot = slot.with_bytes(artifact.size()).map_err(|e| wire(&e))?;
@@ -188,8 +188,8 @@ fn acceptable(request: &DeployRequest, config: &NodeConfig, node: &str) -> Resul
     Ok(())
 }
 
-/// What the workload asked for, and the node's defaults for the rest. Pure.
-fn sandbox_spec(config: &NodeConfig, admitted: &Admitted) -> Result<SandboxSpec, WireError> {
+/// What the workload asked for, and the node's defaults for the rest.
+fn sandbox_spec(config: &NodeConfig, networks: &Networks, admitted: &Admitted) -> Result<SandboxSpec, WireError> {
     let asked = &admitted.extension;
     if asked.kind == Some(WorkloadKind::Function) {
         return Err(WireError::new(ErrorKind::Unsupported, "moat.kind: functions cannot run on this version"));
@@ -225,7 +225,7 @@ fn sandbox_spec(config: &NodeConfig, admitted: &Admitted) -> Result<SandboxSpec,
         },
         resources: with_defaults(&asked.resources, &config.resources),
         security: asked.security.clone(),
-        network: NetworkSpec::new(if unsandboxed { NetworkMode::Host } else { NetworkMode::Isolated }),
+        network: networks.plan(asked.network.as_ref(), isolation).map_err(|e| wire(&e))?,
         forwards: forwards(config, asked.nats, unsandboxed)?,
         timeout: asked.timeout_ms.map(Duration::from_millis),
         ..SandboxSpec::new(admitted.namespace.clone(), isolation, root)
@@ -275,7 +275,10 @@ fn forwards(config: &NodeConfig, wanted: bool, unsandboxed: bool) -> Result<Vec<
 
 #[cfg(test)]
 mod tests {
+    use moat_model::network::NetworkMode;
+
     use super::*;
+    use crate::networks::tests as networks;
 
     const NODE: &str = "NAO5X4PUZC5L7XRBXMQZC6AGOLT5G3FF5J6S77B4TU3JFLKG6C5PDMEA";
 
@@ -342,7 +345,7 @@ mod tests {
             timeout_ms: Some(10),
             ..Extension::default()
         };
-        let spec = sandbox_spec(&config, &admitted(extension)).unwrap();
+        let spec = sandbox_spec(&config, &networks::off(), &admitted(extension)).unwrap();
         assert_eq!((spec.resources.memory_bytes, spec.resources.pids_max), (Some(2 << 20), Some(5)));
         assert_eq!(spec.root, RootSpec::Scratch);
         assert_eq!(spec.main.unwrap().env["NATS_URL"], "x");
@@ -353,21 +356,40 @@ mod tests {
     fn no_sandbox_only_where_it_is_allowed() {
         let mut config = NodeConfig::default();
         let wish = || admitted(Extension { isolation: Some(Isolation::Process), ..Extension::default() });
-        assert_eq!(sandbox_spec(&config, &wish()).unwrap_err().kind, ErrorKind::Denied);
+        assert_eq!(sandbox_spec(&config, &networks::off(), &wish()).unwrap_err().kind, ErrorKind::Denied);
         config.drivers.push("process".to_owned());
-        assert_eq!(sandbox_spec(&config, &wish()).unwrap().network.mode, NetworkMode::Host);
+        assert_eq!(sandbox_spec(&config, &networks::off(), &wish()).unwrap().network.mode, NetworkMode::Host);
     }
 
     #[test]
     fn nats_only_where_it_leads_somewhere() {
         let mut config = NodeConfig::default();
         let wish = || admitted(Extension { nats: true, ..Extension::default() });
-        assert!(sandbox_spec(&config, &wish()).unwrap_err().message.contains("workload_nats"));
+        assert!(sandbox_spec(&config, &networks::off(), &wish()).unwrap_err().message.contains("workload_nats"));
         config.workload_nats = Some("127.0.0.1:4333".to_owned());
-        let spec = sandbox_spec(&config, &wish()).unwrap();
+        let spec = sandbox_spec(&config, &networks::off(), &wish()).unwrap();
         assert_eq!(spec.forwards, [Forward { listen_port: 4222, target: "127.0.0.1:4333".to_owned() }]);
         let mut twice = wish();
         twice.environment.insert("NATS_URL".to_owned(), "y".to_owned());
-        assert!(sandbox_spec(&config, &twice).unwrap_err().message.contains("twice"));
+        assert!(sandbox_spec(&config, &networks::off(), &twice).unwrap_err().message.contains("twice"));
+    }
+    #[test]
+    fn a_network_is_asked_for_as_over_rest() {
+        let config = NodeConfig::default();
+        let wish = |network: serde_json::Value| {
+            admitted(Extension { network: Some(serde_json::from_value(network).unwrap()), ..Extension::default() })
+        };
+        let given =
+            sandbox_spec(&config, &networks::on(), &wish(serde_json::json!({"mode": "internal", "name": "db"})));
+        let network = given.unwrap().network;
+        assert_eq!((network.mode, network.name.unwrap().as_str()), (NetworkMode::Internal, "db"));
+        let none = sandbox_spec(&config, &networks::on(), &admitted(Extension::default())).unwrap();
+        assert_eq!(none.network.mode, NetworkMode::Isolated);
+        let refused = sandbox_spec(&config, &networks::on(), &wish(serde_json::json!("none"))).unwrap_err();
+        assert!(refused.message.starts_with("network.mode: "), "{}", refused.message);
+        assert_eq!(
+            sandbox_spec(&config, &networks::off(), &wish(serde_json::json!("internet"))).unwrap_err().kind,
+            ErrorKind::Unsupported
+        );
     }
 }

@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::events::{Fact, Outbox};
 use crate::identity::Identity;
 use crate::nats::{Connection, Handler, Verb};
+use crate::networks::Networks;
 use crate::outlet::NodeOutlet;
 use crate::workloads::Workloads;
 
@@ -53,6 +54,8 @@ pub struct Service {
     pub outlet: NodeOutlet,
     /// Where facts go.
     pub outbox: Outbox,
+    /// What connects sandboxes.
+    pub networks: Arc<Networks>,
     /// When the daemon started.
     pub started_at: Timestamp,
     /// Takes nothing new.

@@ -5,6 +5,7 @@ mod exec;
 mod files;
 mod images;
 mod logs;
+mod network;
 mod node;
 mod sandboxes;
 mod sockets;
@@ -77,6 +78,10 @@ fn questions() -> OpenApiRouter<App> {
         .routes(routes!(sandboxes::delete_snapshot))
         .routes(routes!(sandboxes::explain))
         .routes(routes!(sandboxes::usage))
+        .routes(routes!(network::get, network::put))
+        .routes(routes!(network::test))
+        .routes(routes!(network::of_node))
+        .routes(routes!(network::test_any))
         .routes(routes!(detached::processes))
         .routes(routes!(detached::signal_process))
         .routes(routes!(detached::start, detached::list))

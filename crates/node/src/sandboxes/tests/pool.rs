@@ -3,11 +3,19 @@
 use moat_api::rest::sandbox::{ListSandboxes, ResourceLimits};
 use moat_api::rest::template::PoolStatus;
 
+use moat_model::network::NetworkMode;
+
 use super::*;
 use crate::config::PoolTemplate;
 
 async fn bed() -> Bed {
-    let template = PoolTemplate { name: "app".to_owned(), min_ready: 1, max_ready: 2, image: None };
+    let template = PoolTemplate {
+        name: "app".to_owned(),
+        min_ready: 1,
+        max_ready: 2,
+        image: None,
+        network: NetworkMode::Isolated,
+    };
     let pool = PoolConfig { templates: vec![template], ..PoolConfig::default() };
     Bed::with(FakeConfig::default(), Settings { pool, ..Settings::default() }).await
 }
