@@ -28,5 +28,7 @@ pub use net::Net;
 
 /// What a host must have for a network, met or not. Tries what it can where nothing of the host's changes.
 pub fn requirements(config: &NetConfig) -> Vec<moat_engine::driver::Requirement> {
-    requirements::of_rules(config)
+    let mut all = slots::requirements(config);
+    all.extend(requirements::of_rules(config));
+    all
 }

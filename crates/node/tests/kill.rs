@@ -72,7 +72,7 @@ impl Host {
         let dir = tempfile::Builder::new().prefix("moat-kill-").tempdir_in("/dev/shm").unwrap();
         let config = dir.path().join("moat.toml");
         let text = format!(
-            "run_dir = {:?}\ndata_dir = {:?}\n[nats]\nservers = [{:?}]\n[container]\ncgroup_parent = {cgroup:?}\n[restart]\ndelay_initial = '100ms'\n",
+            "run_dir = {:?}\ndata_dir = {:?}\n[nats]\nservers = [{:?}]\n[container]\ncgroup_parent = {cgroup:?}\n[network]\nenabled = false\n[restart]\ndelay_initial = '100ms'\n",
             dir.path().join("run"),
             dir.path().join("data"),
             nats.url(),

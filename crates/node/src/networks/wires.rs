@@ -37,13 +37,11 @@ impl Wires for Running {
     }
 
     async fn look_up(&self, asker: &Attached, name: &Domain) -> Option<Lookup> {
-        let _ = (asker, name);
-        None
+        Some(self.net.resolver()?.lookup(asker, name).await)
     }
 
     fn names_of(&self, asker: &Attached, address: Ipv4Addr) -> Vec<Domain> {
-        let _ = (asker, address);
-        Vec::new()
+        self.net.resolver().map(|resolver| resolver.names_of(asker, address)).unwrap_or_default()
     }
 
     async fn status(&self) -> NetStatus {

@@ -2,6 +2,7 @@
 
 mod host;
 mod nats;
+mod network;
 
 pub use moat_engine::driver::{Need, Requirement};
 use moat_model::ErrorKind;
@@ -31,7 +32,8 @@ impl Report {
     /// Whether a node would start here: nothing required of node or NATS is missing, and at least one driver works.
     pub fn ready(&self) -> bool {
         let works = |s: &Section| s.requirements.iter().all(|r| r.met || r.need == Need::Optional);
-        let (own, drivers): (Vec<_>, Vec<_>) = self.sections.iter().partition(|s| s.name == "node" || s.name == "nats");
+        let own = |s: &&Section| ["node", "nats", "network"].contains(&s.name.as_str());
+        let (own, drivers): (Vec<_>, Vec<_>) = self.sections.iter().partition(own);
         own.into_iter().all(works) && drivers.into_iter().any(works)
     }
 }
@@ -42,6 +44,9 @@ pub async fn report(config: &NodeConfig) -> Report {
         Section { name: "node".to_owned(), requirements: host::requirements(config) },
         Section { name: "nats".to_owned(), requirements: nats::requirements(config).await },
     ];
+    if config.network.enabled != Some(false) {
+        sections.push(Section { name: "network".to_owned(), requirements: network::requirements(config) });
+    }
     match named_drivers(config) {
         Ok(drivers) => sections.extend(
             drivers
