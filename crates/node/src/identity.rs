@@ -110,7 +110,7 @@ fn broken(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync
     )
 }
 
-fn read_seed(path: &Path) -> Result<Option<Zeroizing<String>>> {
+pub(crate) fn read_seed(path: &Path) -> Result<Option<Zeroizing<String>>> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
             let text = Zeroizing::new(text);
@@ -129,7 +129,7 @@ fn read_seed(path: &Path) -> Result<Option<Zeroizing<String>>> {
 }
 
 /// Written beside, synced and renamed: a node killed in between has either no key or a whole one.
-fn write_seed(path: &Path, seed: &str) -> Result<()> {
+pub(crate) fn write_seed(path: &Path, seed: &str) -> Result<()> {
     let beside: PathBuf = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;

@@ -31,6 +31,7 @@ pub mod publish;
 pub mod sandboxes;
 pub mod stream;
 pub mod templates;
+pub mod tokens;
 pub mod verbs;
 pub mod workloads;
 

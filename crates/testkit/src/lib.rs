@@ -12,6 +12,7 @@ mod not_run;
 pub mod registry;
 mod tools;
 mod wait;
+pub mod web;
 
 pub use binary::static_bin;
 pub use exclusive::{HostLock, exclusive, shared};

@@ -6,6 +6,7 @@
 
 pub mod network;
 pub mod nex;
+mod proxy;
 pub mod raw;
 pub mod reference;
 mod resolve;
@@ -27,6 +28,7 @@ use moat_model::{Isolation, Namespace, WorkloadName};
 use zeroize::Zeroizing;
 
 pub use self::network::NetworkConfig;
+pub use self::proxy::ProxyConfig;
 pub use self::service::{ApiConfig, OciConfig, PoolConfig, PoolTemplate, SandboxesConfig};
 use crate::jetstream::HistoryConfig;
 
@@ -150,6 +152,8 @@ pub struct NodeConfig {
     pub workload_nats: Option<String>,
     /// REST.
     pub api: ApiConfig,
+    /// The HTTP proxy before the ports of sandboxes.
+    pub proxy: ProxyConfig,
     /// Images.
     pub oci: OciConfig,
     /// Bounds on sandboxes made through the API.

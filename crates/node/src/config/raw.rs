@@ -8,6 +8,7 @@ use moat_drivers::process::ProcessConfig;
 use serde::Deserialize;
 
 use super::network::RawNetwork;
+use super::proxy::RawProxy;
 use super::service::{RawAgent, RawApi, RawFirecracker, RawOci, RawPool, RawSandboxes};
 use super::span::{Size, Span};
 use crate::jetstream::HistoryConfig;
@@ -54,6 +55,8 @@ pub struct RawConfig {
     pub process: ProcessConfig,
     #[serde(default)]
     pub api: RawApi,
+    #[serde(default)]
+    pub proxy: RawProxy,
     #[serde(default)]
     pub oci: RawOci,
     #[serde(default)]

@@ -116,6 +116,7 @@ const TOP: &[Key] = &[
     key("container", "table", "", "See `[container]`."),
     key("process", "table", "", "See `[process]`."),
     key("api", "table", "", "See `[api]`."),
+    key("proxy", "table", "", "See `[proxy]`."),
     key("oci", "table", "", "See `[oci]`."),
     key("sandboxes", "table", "", "See `[sandboxes]`."),
     key("pool", "table", "", "See `[pool]`."),
@@ -252,6 +253,11 @@ pub const SECTIONS: &[Section] = &[
     Section { table: "container", about: "The container driver.", keys: CONTAINER },
     Section { table: "process", about: "The process driver: **no sandbox**.", keys: PROCESS },
     Section { table: "api", about: "The REST API.", keys: service_reference::API },
+    Section {
+        table: "proxy",
+        about: "The HTTP proxy before the ports of sandboxes: `docs/ingress.md`.",
+        keys: super::proxy::KEYS,
+    },
     Section { table: "oci", about: "Images and where they come from.", keys: service_reference::OCI },
     Section {
         table: "sandboxes",

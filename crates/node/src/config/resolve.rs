@@ -7,6 +7,7 @@ use moat_model::spec::Resources;
 use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 
+use super::proxy;
 use super::raw::{RawAutostart, RawConfig, RawLimits, RawNats, RawResources, RawRestart};
 use super::{
     AutostartConfig, ConfigError, DENIED_ALWAYS, DRIVER_NAMES, Limits, LogsConfig, NatsConfig, NodeConfig, Secret,
@@ -52,6 +53,7 @@ pub(super) fn defaults() -> NodeConfig {
         metrics_listen: None,
         workload_nats: None,
         api: service::ApiConfig::default(),
+        proxy: proxy::ProxyConfig::default(),
         oci: service::OciConfig::default(),
         sandboxes: service::SandboxesConfig::default(),
         pool: service::PoolConfig::default(),
@@ -116,6 +118,7 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
         metrics_listen: metrics_listen(raw.metrics_listen)?,
         workload_nats: raw.workload_nats.map(workload_nats).transpose()?,
         api: service::api(raw.api)?,
+        proxy: proxy::proxy(raw.proxy)?,
         oci: service::oci(raw.oci)?,
         sandboxes: service::sandboxes(raw.sandboxes)?,
         pool: service::pool(raw.pool, sandboxes_max)?,

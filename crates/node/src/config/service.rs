@@ -220,20 +220,27 @@ fn fault<T>(key: impl Into<String>, why: impl Into<String>) -> Result<T, Fault> 
 }
 
 pub(super) fn api(raw: RawApi) -> Result<ApiConfig, Fault> {
-    let addresses = match raw.listen_addr {
-        None => return Ok(ApiConfig::default()),
-        Some(OneOrMany::One(one)) => vec![one],
-        Some(OneOrMany::Many(many)) => many,
+    match raw.listen_addr {
+        None => Ok(ApiConfig::default()),
+        Some(given) => Ok(ApiConfig { listen: addresses("api.listen_addr", given, LISTEN)?, explicit: true }),
+    }
+}
+
+/// Addresses to listen on.
+pub(super) fn addresses(key: &str, given: OneOrMany, example: SocketAddr) -> Result<Vec<SocketAddr>, Fault> {
+    let texts = match given {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
     };
     let mut listen = Vec::new();
-    for text in addresses {
+    for text in texts {
         let numbers = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
         match numbers.as_deref().unwrap_or(&text).parse() {
             Ok(address) => listen.push(address),
-            Err(_) => return fault("api.listen_addr", format!("{text:?} is not an address such as 127.0.0.1:8080")),
+            Err(_) => return fault(key, format!("{text:?} is not an address such as {example}")),
         }
     }
-    Ok(ApiConfig { listen, explicit: true })
+    Ok(listen)
 }
 
 /// The name of the node; NanoBox calls it an id.

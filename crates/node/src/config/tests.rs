@@ -47,6 +47,10 @@ fn values_that_cannot_be_meant_name_their_key() {
         ("[restart]\ndelay_initial = '1ms'", "restart.delay_initial"),
         ("[logs]\nfiles_max = 1", "logs.files_max"),
         ("[api]\nlisten_addr = 'here'", "api.listen_addr"),
+        ("[proxy]\nlisten = 'here'", "proxy.listen"),
+        ("[proxy]\ndomain = 'a..b'", "proxy.domain"),
+        ("[proxy]\ndomain = 'a.b:80'", "proxy.domain"),
+        ("[proxy]\ndomain = '.example.com'", "proxy.domain"),
         ("[oci]\ncache_dir = 'x'", "oci.cache_dir"),
         ("[oci]\nparallel_layers = 0", "oci.parallel_layers"),
         ("[oci]\ninsecure_registries = ['http://a']", "oci.insecure_registries"),
@@ -268,6 +272,10 @@ fn the_tables_of_the_api_have_defaults_and_an_off() {
     assert!(toml("[api]\nlisten_addr = []").unwrap().api.listen.is_empty());
     let two = toml("[api]\nlisten_addr = ['localhost:1', '[::1]:2']").unwrap().api.listen;
     assert_eq!(two, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+    assert_eq!((config.proxy.explicit, config.proxy.domain.as_str()), (false, "localhost"));
+    let proxy = toml("[proxy]\nlisten = '0.0.0.0:80'\ndomain = 'Box.Example.com'\nhttps = true").unwrap().proxy;
+    assert_eq!((proxy.listen.len(), proxy.domain.as_str(), proxy.https), (1, "box.example.com", true));
+    assert!(toml("[proxy]\nlisten = []").unwrap().proxy.listen.is_empty());
     let bounded = toml("[sandboxes]\nmax_timeout_sec = 60").unwrap().sandboxes;
     assert_eq!(bounded.default_timeout, Some(Duration::from_secs(60)));
     assert_eq!(toml("[sandboxes]\ndefault_timeout_sec = 0").unwrap().sandboxes.default_timeout, None);

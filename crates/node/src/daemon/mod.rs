@@ -84,6 +84,7 @@ pub struct Node {
     streams: StreamServer,
     metrics: Option<MetricsServer>,
     http: Option<HttpServer>,
+    ingress: Option<HttpServer>,
     publisher: Publisher,
     tasks: TaskTracker,
     /// Ends heartbeat and autostart.
@@ -207,6 +208,7 @@ impl Node {
             pages: Some(http::Pages { handle: metrics::install()?, scrape: numbers(&service, &engine) }),
             scratch: dirs.uploads(),
         };
+        let ingress = services::ingress(&service.config, &dirs, &sandboxes).await?;
         let http = services::listen(&service.config.api, services).await?;
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(beat(Arc::clone(&service), background.clone()));
@@ -228,6 +230,7 @@ impl Node {
             streams,
             metrics,
             http,
+            ingress,
             publisher,
             tasks,
             background,
@@ -271,6 +274,11 @@ impl Node {
         self.http.as_ref().map_or(&[], |http| &http.addresses)
     }
 
+    /// Where the ports of its sandboxes are served.
+    pub fn ingress(&self) -> &[std::net::SocketAddr] {
+        self.ingress.as_ref().map_or(&[], |ingress| &ingress.addresses)
+    }
+
     /// Its connection.
     pub fn connection(&self) -> &Connection {
         &self.service.connection
@@ -286,6 +294,9 @@ impl Node {
         within("hang up the exec sessions", DETACH_BUDGET, self.streams.close()).await;
         if let Some(http) = self.http {
             within("answer the requests of the API", FINISH_BUDGET, http.close()).await;
+        }
+        if let Some(ingress) = self.ingress {
+            within("answer the requests to ports of sandboxes", FINISH_BUDGET, ingress.close()).await;
         }
         if let Some(metrics) = self.metrics {
             within("end the metrics server", DETACH_BUDGET, metrics.close()).await;

@@ -1,5 +1,7 @@
 //! What the API stands on, as the configuration says.
 
+use std::sync::Arc;
+
 use moat_engine::{Engine, Registry};
 use moat_image::ImageStore;
 use moat_image::store::StoreConfig;
@@ -10,7 +12,10 @@ use crate::dirs::Dirs;
 use crate::error::Result;
 use crate::guard::make_private;
 use crate::http::{self, HttpServer, Services};
+use crate::sandboxes::Sandboxes;
+use crate::sandboxes::ingress::Access;
 use crate::templates::Templates;
+use crate::tokens::Tokens;
 
 /// Opens the images and the templates made of them.
 pub(super) fn templates(config: &NodeConfig, dirs: &Dirs, engine: Engine) -> Result<Templates> {
@@ -39,6 +44,30 @@ pub(super) async fn listen(config: &ApiConfig, services: Services) -> Result<Opt
         }
         Err(error) if !config.explicit && error.kind == ErrorKind::Unavailable => {
             tracing::warn!(error = %error.chain(), "no API: its default address is taken; set api.listen_addr to another");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Serves the ports of sandboxes, and tells those who may see a sandbox how. The default address is given up as for the API.
+pub(super) async fn ingress(config: &NodeConfig, dirs: &Dirs, sandboxes: &Sandboxes) -> Result<Option<HttpServer>> {
+    let proxy = &config.proxy;
+    if proxy.listen.is_empty() || (config.api.listen.is_empty() && !proxy.explicit) {
+        return Ok(None);
+    }
+    let tokens = Arc::new(Tokens::load_or_create(&dirs.identity())?);
+    match http::ingress::serve(proxy, Arc::new(sandboxes.clone()), Arc::clone(&tokens)).await {
+        Ok(server) => {
+            tracing::info!(addresses = ?server.addresses, domain = proxy.domain, "the ports of sandboxes are served");
+            if let Some(address) = server.addresses.first() {
+                sandboxes.set_access(Access::new(tokens, proxy, *address));
+            }
+            Ok(Some(server))
+        }
+        Err(error) if !proxy.explicit && error.kind == ErrorKind::Unavailable => {
+            let why = "no proxy: its default address is taken; set proxy.listen to another";
+            tracing::warn!(error = %error.chain(), "{why}");
             Ok(None)
         }
         Err(error) => Err(error),

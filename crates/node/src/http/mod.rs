@@ -11,7 +11,7 @@ mod auth;
 mod body;
 mod bounds;
 mod files;
-
+pub mod ingress;
 mod lines;
 mod meter;
 pub mod openapi;

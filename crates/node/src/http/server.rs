@@ -1,4 +1,4 @@
-//! Listens, and carries requests to the router.
+//! Listens, and carries requests to whoever answers them: the router, or the proxy before the ports of sandboxes.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,9 +25,9 @@ use crate::error::{Error, Result};
 /// A client that has not sent the head of its request by then is gone; also how long an idle connection is kept.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 /// Largest head of a request, and what is read ahead of its body.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most headers.
-const HEADERS_MAX: usize = 100;
+pub(super) const HEADERS_MAX: usize = 100;
 /// How long requests under way may take once the server ends.
 const FINISH_MAX: Duration = Duration::from_secs(5);
 /// A listener that fails (no descriptors left, usually) is asked again after this.
@@ -54,7 +55,7 @@ pub async fn serve(addresses: &[SocketAddr], services: Services) -> Result<HttpS
     if let Some(address) = addresses.iter().find(|address| open && !address.ip().is_loopback()) {
         let why = "other machines could use it, and there is no API key: make one with `moat api-key create`, or listen \
                    on 127.0.0.1";
-        return Err(Error::new(ErrorKind::Denied, format!("api.listen: {address}: {why}")));
+        return Err(Error::new(ErrorKind::Denied, format!("api.listen_addr: {address}: {why}")));
     }
     let (closing, sockets) = (CancellationToken::new(), TaskTracker::new());
     let app = App {
@@ -64,19 +65,50 @@ pub async fn serve(addresses: &[SocketAddr], services: Services) -> Result<HttpS
         sockets: sockets.clone(),
     };
     let router = routes::router(app);
-    let places = Arc::new(Semaphore::new(bounds::CONNECTIONS_MAX));
-    let tasks = TaskTracker::new();
+    listen("api.listen_addr", addresses, bounds::CONNECTIONS_MAX, router, closing, sockets).await
+}
+
+/// Whoever answers the requests of a server.
+pub(super) trait Answers: Clone + Send + Sync + 'static {
+    /// Answers one.
+    fn answer(
+        self,
+        request: hyper::Request<Incoming>,
+        peer: SocketAddr,
+        place: Place,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+impl Answers for Router {
+    async fn answer(self, request: hyper::Request<Incoming>, peer: SocketAddr, place: Place) -> Response<Body> {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(place);
+        self.oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
+    }
+}
+
+/// Listens at these addresses, which the configuration calls `key`. All together take so many connections at once.
+pub(super) async fn listen(
+    key: &str,
+    addresses: &[SocketAddr],
+    connections_max: usize,
+    answers: impl Answers,
+    closing: CancellationToken,
+    sockets: TaskTracker,
+) -> Result<HttpServer> {
+    let places = Arc::new(Semaphore::new(connections_max));
     let mut bound = Vec::new();
     for address in addresses {
-        let failed = |error| Error::caused_by(ErrorKind::Unavailable, format!("api.listen: {address}"), error);
+        let failed = |error| Error::caused_by(ErrorKind::Unavailable, format!("{key}: {address}"), error);
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         bound.push((listener.local_addr().map_err(failed)?, listener));
     }
-    let mut server = HttpServer { addresses: Vec::new(), closing, tasks, sockets };
+    let mut server = HttpServer { addresses: Vec::new(), closing, tasks: TaskTracker::new(), sockets };
     for (address, listener) in bound {
         server.addresses.push(address);
         let acceptor = Acceptor {
-            router: router.clone(),
+            answers: answers.clone(),
             places: Arc::clone(&places),
             closing: server.closing.clone(),
             tasks: server.tasks.clone(),
@@ -87,6 +119,11 @@ pub async fn serve(addresses: &[SocketAddr], services: Services) -> Result<HttpS
 }
 
 impl HttpServer {
+    /// What ends with the server, and is waited for.
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
     /// Takes no more requests, ends the streams, and waits, bounded, for the rest.
     pub async fn close(self) {
         self.closing.cancel();
@@ -102,14 +139,14 @@ impl Drop for HttpServer {
     }
 }
 
-struct Acceptor {
-    router: Router,
+struct Acceptor<A> {
+    answers: A,
     places: Arc<Semaphore>,
     closing: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl Acceptor {
+impl<A: Answers> Acceptor<A> {
     async fn run(self, listener: TcpListener) {
         let closing = self.closing.clone();
         closing.run_until_cancelled(self.accept(listener)).await;
@@ -121,7 +158,7 @@ impl Acceptor {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     let place = Place { _permit: Arc::new(place) };
-                    self.tasks.spawn(connection(stream, peer, self.router.clone(), self.closing.clone(), place));
+                    self.tasks.spawn(connection(stream, peer, self.answers.clone(), self.closing.clone(), place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept a connection");
@@ -132,19 +169,20 @@ impl Acceptor {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, closing: CancellationToken, place: Place) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    answers: impl Answers,
+    closing: CancellationToken,
+    place: Place,
+) {
     // Without it a reply in two segments waits for the acknowledgement of the first.
     if let Err(error) = stream.set_nodelay(true).and_then(|()| keep_alive(&stream)) {
         tracing::debug!(%error, "set the options of a connection");
     }
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let (router, place) = (router.clone(), place.clone());
-        async move {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(peer));
-            request.extensions_mut().insert(place);
-            router.oneshot(request).await.map_err(|never: Infallible| never)
-        }
+        let (answers, place) = (answers.clone(), place.clone());
+        async move { Ok::<_, Infallible>(answers.answer(request, peer, place).await) }
     });
     let mut builder = http1::Builder::new();
     builder

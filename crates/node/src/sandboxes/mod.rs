@@ -8,6 +8,7 @@
 mod branch;
 pub(crate) mod checks;
 mod history;
+pub mod ingress;
 mod launch;
 pub(crate) mod limits;
 mod list;
@@ -26,7 +27,7 @@ mod users;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use moat_api::rest::node::SandboxStats;
 use moat_api::rest::sandbox::{CreateSandbox, Explanation, Keepalive, Resume, Sandbox};
@@ -49,6 +50,7 @@ use crate::outlet::{NodeOutlet, blocking};
 use crate::templates::Templates;
 
 use history::History;
+use ingress::Access;
 use snapshots::Snapshots;
 
 /// What sandboxes stand on.
@@ -105,6 +107,8 @@ struct Shared {
     /// What this daemon knows of those it made, beyond the engine's records.
     made: Mutex<HashMap<SandboxId, Made>>,
     created: AtomicU64,
+    /// How ports are reached, once the proxy listens.
+    access: OnceLock<Access>,
     /// Ended ones that are just being remembered, and that one of them is.
     burying: Mutex<HashSet<SandboxId>>,
     buried: Notify,
@@ -147,6 +151,7 @@ impl Sandboxes {
             coming: Mutex::default(),
             made: Mutex::default(),
             created: AtomicU64::new(0),
+            access: OnceLock::new(),
             burying: Mutex::default(),
             buried: Notify::new(),
             tasks: TaskTracker::new(),
@@ -302,7 +307,9 @@ impl Sandboxes {
         let spec = self.shared.base.engine.spec(&view.id).ok_or_else(|| no_such(&view.id))?;
         let boot_ms = lock(&self.shared.made).get(&view.id).and_then(|made| made.boot_ms);
         let networking = self.shared.base.networks.status(&view.id, &spec.network, view.address);
-        Ok(reply::sandbox(&self.shared.base.node, view, &spec, networking, boot_ms, clock::now()))
+        let mut shown = reply::sandbox(&self.shared.base.node, view, &spec, networking, boot_ms, clock::now());
+        shown.proxy = self.access_of(view, &spec);
+        Ok(shown)
     }
 
     /// All of a namespace that the engine has.

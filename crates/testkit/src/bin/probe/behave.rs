@@ -39,6 +39,7 @@ pub fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
         ["affinity"] => affinity()?,
         ["listen"] => listen()?,
         ["connect", address] => println!("{}", attempt::outcome(std::net::TcpStream::connect(address))),
+        ["web", plain, sockets] => web(number(plain)?, number(sockets)?)?,
         ["try", "list"] => attempt::names().for_each(|name| println!("{name}")),
         ["try", call] => println!("{}", attempt::attempt(call, None)?),
         ["try", call, argument] => println!("{}", attempt::attempt(call, Some(argument))?),
@@ -81,6 +82,27 @@ fn hold(ignore: bool) -> anyhow::Result<()> {
             println!("{name}");
             if !ignore {
                 return Ok(());
+            }
+        }
+    })
+}
+
+/// A web server on one port of loopback, WebSockets that echo on another.
+fn web(plain: u16, sockets: u16) -> anyhow::Result<()> {
+    use futures::StreamExt as _;
+    use tokio::net::TcpListener;
+    runtime()?.block_on(async {
+        let plain = TcpListener::bind(("127.0.0.1", plain)).await?;
+        let sockets = TcpListener::bind(("127.0.0.1", sockets)).await?;
+        println!("ready");
+        loop {
+            tokio::select! {
+                accepted = plain.accept() => drop(tokio::spawn(moat_testkit::web::answer(accepted?.0))),
+                accepted = sockets.accept() => drop(tokio::spawn(async move {
+                    let (sink, stream) = tokio_tungstenite::accept_async(accepted?.0).await?.split();
+                    stream.take_while(|m| std::future::ready(m.as_ref().is_ok_and(|m| !m.is_close()))).forward(sink).await?;
+                    anyhow::Ok(())
+                })),
             }
         }
     })

@@ -24,6 +24,7 @@ const USAGE: &str = "usage: probe <verb> [arguments]
   spin <ms>                      use the CPU; print the milliseconds of CPU time it got
   affinity                       print the CPUs it may run on
   listen                         print a port of 127.0.0.1; answer each connection with what it says, then `bye`
+  web <port> <port>              a web server on loopback (`moat_testkit::web`), and WebSockets that echo; print `ready`
   connect <host:port>            print `ok` or the errno
   try <call> [argument]          attempt it, print `ok` or the errno; `probe try list` names the calls";
 
