@@ -17,6 +17,7 @@ pub const ROUTES: &str = "\
 /sse           one event, then silence until the client is gone
 /flood         bytes without end
 /unread        never reads a body, never answers
+/silent        never answers, until the client is gone
 /head?n        an answer with a header of n bytes
 /status?n      an answer with this status, and a length of 5
 /continue      says 100 Continue, then as /body
@@ -53,6 +54,7 @@ pub async fn answer<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> io::Result<()> 
             }
         }
         "/unread" => std::future::pending().await,
+        "/silent" => wire.gone().await,
         "/head" => wire.reply(200, &format!("X-Large: {}\r\n", "x".repeat(number)), "").await?,
         "/status" => {
             let text = format!("HTTP/1.1 {number} Status\r\nContent-Length: 5\r\n\r\n");

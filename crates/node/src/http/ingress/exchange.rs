@@ -108,7 +108,7 @@ async fn connect(ingress: &Arc<Ingress>, target: &Target) -> Answer<(SendRequest
         Err(_) => return Err(Failure::new(ErrorKind::Deadline, "the sandbox does not take the connection")),
     };
     let mut builder = http1::Builder::new();
-    builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
+    builder.max_headers(HEADERS_MAX).max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
     let (sender, connection) = builder.handshake(TokioIo::new(channel)).await.map_err(|error| broken(&error))?;
     let carrying = tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {

@@ -77,6 +77,7 @@ impl Doors for Fake {
                 }
                 DYING => {
                     let mut theirs = theirs;
+                    let _ = theirs.read(&mut [0; 4096]).await;
                     let _ = theirs.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").await;
                 }
                 _ => drop(web::answer(theirs).await),

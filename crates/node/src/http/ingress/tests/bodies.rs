@@ -45,7 +45,8 @@ async fn answers_arrive_whole() {
     {
         let said = lab.raw(lab.head(method, 80, &format!("/status?{status}"), "")).await;
         assert_eq!((said.status, said.body.as_str()), (status, body), "{method} {said:?}");
-        assert_eq!(said.all("content-length"), ["5"], "{method} {said:?}");
+        let length = if status == 304 { vec![] } else { vec!["5"] };
+        assert_eq!(said.all("content-length"), length, "{method} {said:?}");
         assert!(said.all("moat-error").is_empty());
     }
     let none = "485454502f312e3120323034204e6f0d0a0d0a";
@@ -61,9 +62,8 @@ async fn a_connection_is_used_again() {
     for round in 0..3 {
         let head = lab.head("GET", 80, &format!("/echo?{round}"), "").replace("Connection: close\r\n", "");
         stream.write_all(head.as_bytes()).await.unwrap();
-        until(&mut stream, &format!("GET /echo?{round} HTTP/1.1\r\n")).await;
-        // The rest of the echo.
-        until(&mut stream, "\r\n\r\n").await;
+        let said = until(&mut stream, "x-forwarded-proto: http\r\n\r\n").await;
+        assert!(said.contains(&format!("GET /echo?{round} HTTP/1.1\r\n")), "{said}");
     }
 }
 
@@ -83,13 +83,11 @@ async fn events_are_not_held_back_and_a_hangup_is_noticed() {
 async fn a_client_that_goes_before_the_answer_is_noticed() {
     let lab = Lab::new().await;
     let mut stream = lab.connect().await;
-    stream.write_all(lab.head("GET", 80, "/unread", "").as_bytes()).await.unwrap();
+    stream.write_all(lab.head("GET", 80, "/silent", "").as_bytes()).await.unwrap();
     let inside = async || (lab.doors.open.load(Ordering::SeqCst) == 1).then_some(());
     wait_until(SOON, "the request is inside", inside).await.unwrap();
     drop(stream);
-    wait_until(SOON, "nobody visits", async || lab.doors.open.load(Ordering::SeqCst).eq(&1).then_some(()))
-        .await
-        .unwrap();
+    lab.quiet().await;
 }
 
 #[tokio::test]
