@@ -114,7 +114,7 @@ impl Attachment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkPlace {
-    /// A network namespace, as a file to enter by. It belongs to the host: nobody inside can change it.
+    /// A network namespace, as a file, or a link to one, to enter by. It belongs to the host: nobody inside can change it.
     pub netns: PathBuf,
     /// Its address there.
     pub address: Ipv4Addr,

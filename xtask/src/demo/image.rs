@@ -15,9 +15,9 @@ use crate::process::output;
 use crate::workspace::tools_dir;
 
 /// What somebody may call in it without a path.
-const APPLETS: [&str; 15] = [
+const APPLETS: [&str; 17] = [
     "sh", "ls", "cat", "echo", "id", "sleep", "true", "env", "hostname", "wc", "mkdir", "ps", "httpd", "wget",
-    "nslookup",
+    "nslookup", "nc", "printf",
 ];
 
 impl Stage {

@@ -41,8 +41,8 @@ impl Stage {
         let page = "mkdir -p /data/www && echo served by $(hostname) > /data/www/index.html";
         self.moat(&["sandbox", "exec", &web, "--", "sh", "-c", page])?;
         self.moat(&["sandbox", "exec", "-d", &web, "--", "httpd", "-f", "-p", PORT, "-h", "/data/www"])?;
-        let url = format!("http://web:{PORT}/");
-        let fetch = ["sandbox", "exec", &client, "--", "wget", "-q", "-T", "3", "-O", "-", &url];
+        let line = fetch_line();
+        let fetch = ["sandbox", "exec", &client, "--", "sh", "-c", &line];
         self.wait_for(&fetch, "served by")?;
         expect(&self.moat(&fetch)?, "served by", "the page")?;
         Ok((web, client))
@@ -75,7 +75,8 @@ impl Stage {
         self.moat(&["sandbox", "network", client, "--set", "--deny", "group:namespace:8000"])?;
         let told = self.denied(&["network", "test", client, "web:8000"])?;
         expect(&told, "rule 0", "the test")?;
-        let fetch = ["sandbox", "exec", client, "--", "wget", "-q", "-T", "2", "-O", "-", "http://web:8000/"];
+        let line = fetch_line();
+        let fetch = ["sandbox", "exec", client, "--", "sh", "-c", &line];
         let mut command = self.command("moat");
         say(command.args(fetch));
         let tried = command.stdin(Stdio::null()).output().context("start moat")?;
@@ -167,4 +168,9 @@ impl HostNetwork {
             Some((what, left)) => bail!("{what} are left: {}", left.join(", ")),
         }
     }
+}
+
+/// Gets the page by name. With `nc`, because the static busybox of Debian 12 crashes in its `wget`.
+fn fetch_line() -> String {
+    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 web {PORT}")
 }

@@ -18,8 +18,8 @@ const STAGE: &str = "enter the network";
 
 /// Enters it, and everything that comes of this process with it.
 pub fn join(netns: &Path) -> Result<(), LaunchError> {
-    let file = openat(CWD, netns, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-        .map_err(at(STAGE, netns))?;
+    // Links are followed: whoever made it may hold it by a descriptor, and name it by a link to that.
+    let file = openat(CWD, netns, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(at(STAGE, netns))?;
     let (theirs, ours) =
         (fstat(&file).map_err(at(STAGE, netns))?, stat("/proc/self/ns/net").map_err(at(STAGE, netns))?);
     if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino) {

@@ -60,7 +60,7 @@ impl Blobs {
             write(&place, queue, begun)
         });
         match begin.await {
-            Ok(have) => Ok(Receiving { have, resumed: have, pieces, writer }),
+            Ok(have) => Ok(Receiving { have, resumed: have, pieces, writer: Some(writer) }),
             Err(_) => match writer.await.map_err(disk::lost)? {
                 Err(error) => Err(error),
                 Ok(_) => Err(Error::new(ErrorKind::Internal, "a writer ended before it began")),
@@ -93,32 +93,45 @@ pub(crate) struct Receiving {
     /// How many bytes were there before.
     pub resumed: u64,
     pieces: mpsc::Sender<Piece>,
-    writer: JoinHandle<Result<Received>>,
+    /// Until it was seen to end.
+    writer: Option<JoinHandle<Result<Received>>>,
 }
 
 impl Receiving {
     /// All is sent: verify and name it.
-    pub async fn end(self) -> Result<Received> {
+    pub async fn end(mut self) -> Result<Received> {
         // If the writer is gone, it says below why.
         let _ = self.pieces.send(Piece::End).await;
-        drop(self.pieces);
-        self.writer.await.map_err(disk::lost)?
+        self.ended().await
     }
 
     /// Nothing more will come: keep what there is.
     pub async fn leave(self) -> Result<()> {
-        drop(self.pieces);
-        self.writer.await.map_err(disk::lost)?.map(drop)
+        let Self { pieces, writer, .. } = self;
+        drop(pieces);
+        match writer {
+            Some(writer) => writer.await.map_err(disk::lost)?.map(drop),
+            // It had failed, and whoever sent to it was told.
+            None => Ok(()),
+        }
     }
 
     async fn send(&mut self, piece: Piece) -> Result<()> {
         if self.pieces.send(piece).await.is_ok() {
             return Ok(());
         }
-        match (&mut self.writer).await.map_err(disk::lost)? {
-            Err(error) => Err(error),
-            Ok(_) => Err(Error::new(ErrorKind::Internal, "a writer ended too early")),
-        }
+        self.ended().await?;
+        Err(Error::new(ErrorKind::Internal, "a writer ended too early"))
+    }
+
+    /// How the writer ended: once.
+    async fn ended(&mut self) -> Result<Received> {
+        let Some(writer) = &mut self.writer else {
+            return Err(Error::new(ErrorKind::Internal, "a writer that had ended was asked again"));
+        };
+        let ended = writer.await;
+        self.writer = None;
+        ended.map_err(disk::lost)?
     }
 }
 

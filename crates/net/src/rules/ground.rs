@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 use moat_model::network::{Group, ranges_of};
 
 use crate::NetConfig;
+use crate::slots::naming::GROUP;
 
 /// Groups that are made of ranges, each with the set that has them.
 pub(super) const RANGES: [(Group, &str); 4] = [
@@ -25,7 +26,9 @@ pub(super) fn text(config: &NetConfig, guard: bool) -> String {
     let links = links(config);
     let uplink = config.uplink.as_ref();
     let uplink = uplink.map(|link| format!("    oifname != \"{link}\" counter name drops drop")).unwrap_or_default();
-    let guard = if guard { format!("    iifname != {links} counter name drops drop") } else { String::new() };
+    // Another node on this host has sandboxes too, and rules of its own for them.
+    let others = format!("iifgroup != {GROUP} oifgroup != {GROUP}");
+    let guard = if guard { format!("    iifname != {links} {others} counter name drops drop") } else { String::new() };
     include_str!("ground.nft")
         .replace("$RANGES", &ranges(config))
         .replace("$UPLINK", &uplink)

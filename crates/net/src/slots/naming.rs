@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use crate::NetConfig;
 
+/// Group of the links of every node on a host: "moat". By it a node knows the sandboxes of another, whose packets are not
+/// its to drop.
+pub const GROUP: u32 = 0x6d6f_6174;
+
 /// The link inside every namespace.
 pub const INNER: &str = "eth0";
 

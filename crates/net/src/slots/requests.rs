@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::naming::GROUP;
 use crate::netlink::{CREATE, EXCLUSIVE, Message, REPLACE};
 
 const NEW_LINK: u16 = 16;
@@ -42,6 +43,7 @@ pub const NAMESPACE_ID: u16 = 1;
 
 const LINK_ADDRESS: u16 = 1;
 const LINK_INFO: u16 = 18;
+const LINK_GROUP: u16 = 27;
 const LINK_NAMESPACE: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
@@ -87,6 +89,7 @@ pub fn new_pair(here: End<'_>, there: End<'_>, namespace: BorrowedFd<'_>, index:
     Message::new(NEW_LINK, CREATE | EXCLUSIVE, &link(0, 0))
         .with_text(LINK_NAME, here.name)
         .with(LINK_ADDRESS, &here.mac)
+        .with(LINK_GROUP, &GROUP.to_ne_bytes())
         .nest(LINK_INFO, &[], |info| {
             info.with_text(INFO_KIND, "veth").nest(INFO_DATA, &[], |data| {
                 data.nest(PEER, &link(index, 0), |peer| {

@@ -75,24 +75,17 @@ pub struct Networks {
     terms: Terms,
     wires: Option<Arc<dyn Wires>>,
     problem: Option<String>,
-    proxy: Option<String>,
 }
 
 impl Networks {
     /// A node that has one.
     pub fn on(terms: Terms, wires: Arc<dyn Wires>) -> Self {
-        Self { terms, wires: Some(wires), problem: None, proxy: None }
+        Self { terms, wires: Some(wires), problem: None }
     }
 
     /// A node that has none, for this reason.
     pub fn off(terms: Terms, problem: impl Into<String>) -> Self {
-        Self { terms, wires: None, problem: Some(problem.into()), proxy: None }
-    }
-
-    /// With the address of the node's reverse proxy.
-    #[must_use]
-    pub fn with_proxy(self, proxy: Option<String>) -> Self {
-        Self { proxy, ..self }
+        Self { terms, wires: None, problem: Some(problem.into()) }
     }
 
     /// What the operator decides.

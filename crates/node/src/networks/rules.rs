@@ -115,7 +115,7 @@ impl Networks {
         let net = &self.terms.net;
         let overlaps = |other: &Ipv4Net| other.contains(&range) || range.contains(other);
         let sandboxes = std::iter::once(&net.subnet).chain(self.terms.choose_from.iter().flatten());
-        if sandboxes.into_iter().any(overlaps) || net.ceiling.allow.iter().any(|allowed| overlaps(allowed)) {
+        if sandboxes.into_iter().any(overlaps) || net.ceiling.allow.iter().any(overlaps) {
             return !net.ceiling.deny.iter().any(|denied| denied.contains(&range));
         }
         let refused = REFUSED.iter().flat_map(|group| ranges_of(*group)).chain(&net.ceiling.deny).copied().collect();

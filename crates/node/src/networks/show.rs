@@ -37,8 +37,8 @@ impl Networks {
         }
     }
 
-    /// The node's own, with the sandboxes the caller may see.
-    pub async fn shown(&self, sandboxes: Vec<AttachedSandbox>) -> NodeNetwork {
+    /// The node's own, with the sandboxes the caller may see and the URL of the proxy before their ports.
+    pub async fn shown(&self, sandboxes: Vec<AttachedSandbox>, proxy: Option<String>) -> NodeNetwork {
         let (net, on) = (&self.terms.net, self.wires.is_some());
         let now = match &self.wires {
             Some(wires) => Some(wires.status().await),
@@ -54,7 +54,7 @@ impl Networks {
             upstreams: net.upstreams.iter().map(ToString::to_string).collect(),
             attached: now.as_ref().map_or(0, |now| now.attached),
             ready: now.as_ref().map_or(0, |now| now.ready),
-            proxy: self.proxy.clone(),
+            proxy,
             sandboxes,
         }
     }

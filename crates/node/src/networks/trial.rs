@@ -134,7 +134,7 @@ impl Networks {
         match (spec.mode, &self.wires) {
             (NetworkMode::Host, _) => {
                 let why = "mode host has the host's own network, and no rules".to_owned();
-                return TestedDestination { allowed: true, ..unreached(text, "mode", why) };
+                TestedDestination { allowed: true, ..unreached(text, "mode", why) }
             }
             (NetworkMode::Internal | NetworkMode::Internet, Some(wires)) => {
                 let Some(found) = wires.look_up(asker, &name).await else {

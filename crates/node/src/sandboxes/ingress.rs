@@ -8,7 +8,7 @@ use moat_api::rest::sandbox::ProxyAccess;
 use moat_engine::guest::Channel;
 use moat_model::lifecycle::SandboxView;
 use moat_model::spec::Owner;
-use moat_model::{SandboxId, SandboxSpec};
+use moat_model::{Isolation, SandboxId, SandboxSpec};
 
 use super::{Sandboxes, no_such};
 use crate::config::ProxyConfig;
@@ -51,7 +51,7 @@ impl Sandboxes {
 
     /// One that has ended has no ports, and its token would only lie about in its history.
     pub(super) fn access_of(&self, view: &SandboxView, spec: &SandboxSpec) -> Option<ProxyAccess> {
-        let access = self.shared.access.get().filter(|_| !view.phase.is_terminal())?;
+        let access = self.shared.access.get().filter(|_| has_ports(view))?;
         Some(ProxyAccess {
             url_template: format!("{}://{{port}}-{}.{}", access.scheme, view.id, access.authority),
             token: access.tokens.of(&view.id),
@@ -59,11 +59,16 @@ impl Sandboxes {
         })
     }
 
-    /// Of whatever namespace: the token says that whoever asks may. Workloads and members of a pool have no ports here.
+    /// Of whatever namespace: the token says that whoever asks may.
     fn has_ports(&self, id: &SandboxId) -> bool {
-        let own = |view: SandboxView| view.origin.owner == Owner::Api && !view.phase.is_terminal();
-        self.shared.base.engine.get(id).is_some_and(own)
+        self.shared.base.engine.get(id).is_some_and(|view| has_ports(&view))
     }
+}
+
+/// Workloads and members of a pool have no ports here; nor has what is no sandbox, for the loopback its agent would reach
+/// is the host's.
+fn has_ports(view: &SandboxView) -> bool {
+    view.origin.owner == Owner::Api && !view.phase.is_terminal() && view.isolation != Isolation::Process
 }
 
 #[async_trait]

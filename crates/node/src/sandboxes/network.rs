@@ -70,7 +70,7 @@ impl Sandboxes {
             let spec = engine.spec(&view.id)?;
             Some(networks::attached(&view.id, &spec.network, view.address?))
         };
-        self.shared.base.networks.shown(own.filter_map(shown).collect()).await
+        self.shared.base.networks.shown(own.filter_map(shown).collect(), self.proxy_url()).await
     }
 
     /// Refuses a name that is another's: before a member of a pool is used up by it.

@@ -35,6 +35,10 @@ impl Sandboxes {
         let isolation = self.isolation(request.isolation.as_deref())?;
         let network = self.shared.base.networks.plan(request.network.as_ref(), isolation)?;
         self.check_name(namespace, None, &network)?;
+        if request.proxy.public && isolation == Isolation::Process {
+            let why = "proxy.public: isolation process has only the host's ports, which the proxy does not reach";
+            return Err(Error::new(ErrorKind::Unsupported, why));
+        }
         let given = limits::parse("resources", &request.resources)?;
         let timeout = timeout(&self.shared.base.config, request.timeout_sec)?;
         let idle_timeout = span("idle_timeout_sec", request.idle_timeout_sec)?;

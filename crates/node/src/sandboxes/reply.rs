@@ -42,7 +42,8 @@ pub(super) fn sandbox(
         ip: networking.address.map(|address| address.to_string()),
         networking: Some(networking),
         proxy: None,
-        boot_time_ms: boot_ms.or_else(|| whole_ms(view)),
+        // To the microsecond: more digits say nothing, and are not always read back from JSON as they were.
+        boot_time_ms: boot_ms.or_else(|| whole_ms(view)).map(|ms| (ms * 1000.0).round() / 1000.0),
         from_pool: view.origin.from_pool,
         resources: limits::shown(&view.resources),
         metadata: view.labels.clone(),
