@@ -344,6 +344,8 @@ async fn every_route_asks_who_it_is() {
                 "warmup" => r#"{"name": "n", "image": "x"}"#,
                 "pull" => r#"{"image": "x"}"#,
                 "exec" | "stream" | "execs" => r#"{"command": "true"}"#,
+                "network" if method == "PUT" => "{}",
+                "test" => r#"{"destinations": ["1.1.1.1"]}"#,
                 _ => "",
             };
             let reply = client.open(method, &path, Body::from(body)).await.unwrap();
