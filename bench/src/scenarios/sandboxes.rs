@@ -86,6 +86,7 @@ pub fn scratch(program: Option<&Path>) -> anyhow::Result<SandboxSpec> {
         Ok(Artifact { path: path.to_path_buf(), name: "busybox".to_owned(), sha256: "0".repeat(64) })
     };
     Ok(SandboxSpec {
+        restore: None,
         namespace: Namespace::default_namespace(),
         labels: Default::default(),
         isolation: Isolation::Container,

@@ -196,6 +196,7 @@ impl Node {
 
     fn sandbox(&self, n: u8, limits: NetworkLimits) -> anyhow::Result<End> {
         let attachment = Attachment {
+            tap_owner: None,
             id: SandboxId::from_parts(Timestamp::from_millis(1), [n; 10]),
             namespace: Namespace::default_namespace(),
             labels: BTreeMap::new(),

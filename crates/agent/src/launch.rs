@@ -1,9 +1,9 @@
 //! What the daemon tells the launcher.
 //!
 //! The daemon executes `moat-agent launch` with one end of a `SOCK_SEQPACKET` pair as its standard input. The first packet
-//! is the length of the configuration (u32, little endian) and carries two descriptors: a sealed memfd holding this
-//! [`LaunchConfig`] as JSON, and the listening Unix socket the agent will serve. The launcher answers with one packet
-//! holding a JSON [`LaunchReply`], and on success a pidfd of the agent, and ends; the agent stays.
+//! is the length of the configuration (u32, little endian) and carries descriptors: a sealed memfd holding this
+//! [`LaunchConfig`] as JSON, and those of the payload ([`Payload`]). The launcher answers with one packet
+//! holding a JSON [`LaunchReply`], and on success a pidfd of the agent or program, and ends; that stays.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -18,8 +18,56 @@ pub struct LaunchConfig {
     pub cgroup_procs: Vec<PathBuf>,
     /// Namespaces and a root of its own, or none.
     pub jail: Option<JailConfig>,
-    /// What the agent needs once it runs.
-    pub agent: AgentConfig,
+    /// What runs in it.
+    pub payload: Payload,
+}
+
+/// What the launcher becomes, or the copy of it in new namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Payload {
+    /// The agent. One descriptor comes with it: the listening Unix socket it serves.
+    Agent(AgentConfig),
+    /// A program of the host that nobody trusts either, such as a virtual machine monitor. Only in a jail. Descriptors come
+    /// with it: the first becomes its standard output and error, the others its descriptors from 3 on, in order.
+    Program(ProgramConfig),
+}
+
+/// A program in a jail of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramConfig {
+    /// What is executed: a path inside.
+    pub path: PathBuf,
+    /// Arguments after its own name.
+    pub args: Vec<String>,
+    /// User and group inside. It has no capabilities, no_new_privs is set, and it ends if the seccomp filters say so.
+    pub uid: u32,
+    /// How many descriptors it gets from 3 on, before the one below.
+    pub descriptors: u32,
+    /// Tap in the jail's network that is opened for it: it gets the descriptor after the others.
+    pub tap: Option<String>,
+    /// Device nodes in its `/dev` besides the usual, which it may read and write.
+    pub devices: Vec<DeviceNode>,
+    /// Compiled seccomp filters, applied in order before the exec.
+    #[serde(with = "hex_digits")]
+    pub seccomp: Vec<Vec<u8>>,
+    /// RLIMIT_NOFILE.
+    pub nofile: u64,
+    /// RLIMIT_FSIZE.
+    pub file_bytes_max: Option<u64>,
+}
+
+/// A character device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceNode {
+    /// Path inside, below `/dev`.
+    pub path: PathBuf,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
 }
 
 /// Namespaces and root of a container.

@@ -32,7 +32,13 @@ impl AbsentDriver {
 #[async_trait]
 impl Driver for AbsentDriver {
     fn describe(&self) -> Description {
-        Description { name: "absent", record_version: 0, isolation: self.isolation, abilities: Vec::new() }
+        Description {
+            name: "absent",
+            record_version: 0,
+            isolation: self.isolation,
+            accelerator: None,
+            abilities: Vec::new(),
+        }
     }
 
     fn probe(&self) -> Vec<Requirement> {

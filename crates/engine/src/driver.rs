@@ -93,7 +93,43 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     fn tuner(&self) -> Option<&dyn Tuner> {
         None
     }
+
+    /// Ability: have it lie on disk instead of in memory.
+    fn stower(&self) -> Option<&dyn Stower> {
+        None
+    }
+
+    /// Ability: keep the state of the whole machine, so that others can be made from it.
+    fn snapshotter(&self) -> Option<&dyn Snapshotter> {
+        None
+    }
 }
+
+/// Ability to move a frozen sandbox from memory to disk and back: the lowest rung of the pause ladder.
+///
+/// What lies on disk is in the sandbox's own directories, named by `plan`; its record stays as it is. `kill` and `release`
+/// work on a stowed sandbox too, and `recover` says [`Recovered::Stowed`].
+#[async_trait]
+pub trait Stower: Send + Sync {
+    /// Writes a frozen sandbox to disk, synced, and then ends what ran it: its memory goes back to the host. If this fails,
+    /// it is frozen still. Idempotent.
+    async fn stow(&self, record: &Record) -> Result<()>;
+    /// Brings it back. Its clock is right and its randomness fresh before anything of the user runs; it has the same identity.
+    /// If this fails, it is stowed still.
+    async fn unstow(&self, record: &Record) -> Result<Arc<dyn Guest>>;
+}
+
+/// Ability to keep the whole machine. Sandboxes are made from what was kept by [`SandboxSpec::restore`]: `create` puts one
+/// in place and `start` returns when it has a new identity (host name, machine id, address, hardware address), fresh
+/// randomness and the right time; nothing of the user runs before that, and a guest that does not confirm it is killed.
+#[async_trait]
+pub trait Snapshotter: Send + Sync {
+    /// Writes a frozen sandbox into the new directory `into`, synced, with a manifest of what it needs. The sandbox stays frozen.
+    async fn snapshot(&self, record: &Record, into: &Path) -> Result<Captured>;
+}
+
+/// User inside a sandbox's range of ids that a virtual machine monitor runs as, and that owns the link it is given.
+pub const VMM_UID: u32 = 1000;
 
 /// Ability to keep what was changed in a sandbox's file system as a layer another sandbox can be made from.
 #[async_trait]
@@ -142,6 +178,9 @@ pub struct Description {
     pub record_version: u32,
     /// What it gives.
     pub isolation: Isolation,
+    /// What gives it, where that makes a difference a user must know of: `kvm`, `tcg`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<&'static str>,
     /// Abilities beyond the contract, by name.
     pub abilities: Vec<&'static str>,
 }
@@ -204,6 +243,8 @@ pub struct Record {
 pub enum Recovered {
     /// Its agent answers; whether its main process still runs, the agent knows.
     Alive(Arc<dyn Guest>),
+    /// Nothing runs, because it lies on disk.
+    Stowed,
     /// Nothing runs.
     Gone {
         /// What was observed.

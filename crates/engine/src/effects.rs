@@ -312,6 +312,7 @@ async fn recover(context: &Context, thaw: bool, limits: Deadlines) -> Outcome {
             freezer.thaw(record).await?;
         }
         match context.driver.recover(record).await? {
+            Recovered::Stowed => Ok(Outcome::Fact(Fact::FoundGone("it lies on disk".to_owned()))),
             Recovered::Gone { detail } => Ok(Outcome::Fact(Fact::FoundGone(detail))),
             Recovered::Alive(guest) => {
                 let seen = match guest.hello().await?.main {

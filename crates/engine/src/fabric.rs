@@ -82,6 +82,9 @@ pub struct Attachment {
     pub pooled: bool,
     /// What was asked.
     pub spec: NetworkSpec,
+    /// Host user that opens a tap in the namespace: the link's frames then go to it and come from it. Absent: processes in the
+    /// namespace use the link itself.
+    pub tap_owner: Option<u32>,
 }
 
 impl Attachment {
@@ -93,6 +96,7 @@ impl Attachment {
             labels: spec.labels.clone(),
             pooled: spec.origin.owner == moat_model::spec::Owner::Pool,
             spec: spec.network.clone(),
+            tap_owner: None,
         }
     }
 
@@ -122,6 +126,12 @@ pub struct NetworkPlace {
     pub gateway: Ipv4Addr,
     /// Domain that names without a dot are looked up in.
     pub search: String,
+    /// Hardware address whoever has the address must have.
+    pub mac: [u8; 6],
+    /// The next hop's.
+    pub gateway_mac: [u8; 6],
+    /// Name of the tap in the namespace, for a sandbox that has one.
+    pub tap: String,
 }
 
 /// A node without a network: every sandbox has its loopback only.
@@ -155,6 +165,9 @@ impl Fabric for NoFabric {
             address: lease.address,
             gateway: Ipv4Addr::UNSPECIFIED,
             search: String::new(),
+            mac: [0; 6],
+            gateway_mac: [0; 6],
+            tap: String::new(),
         }
     }
 

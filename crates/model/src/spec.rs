@@ -22,6 +22,9 @@ pub struct SandboxSpec {
     pub isolation: Isolation,
     /// What its root file system is made of.
     pub root: RootSpec,
+    /// A machine that was kept: its processes go on in this one. Set by the node, never by a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<MachineSnapshot>,
     /// A program file the node fetched, shown read-only and executable at `/local/<name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<Artifact>,
@@ -74,6 +77,7 @@ impl SandboxSpec {
             labels: BTreeMap::new(),
             isolation,
             root,
+            restore: None,
             artifact: None,
             log_dir: None,
             main: None,
@@ -90,6 +94,16 @@ impl SandboxSpec {
             origin: Origin::default(),
         }
     }
+}
+
+/// A machine that was kept, memory and disks. It fits the driver, the layers and the limits it was kept with, and no others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineSnapshot {
+    /// Directory on the host a driver wrote. It may go once the sandbox has started.
+    pub dir: PathBuf,
+    /// Driver that wrote it.
+    pub driver: String,
 }
 
 /// Who reaches a sandbox's ports through the node's HTTP proxy.

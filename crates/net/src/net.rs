@@ -325,6 +325,9 @@ impl Fabric for Net {
             address: lease.address,
             gateway: self.inner.config.gateway,
             search: self.inner.config.domain.clone(),
+            mac: naming::inner_mac(lease.slot),
+            gateway_mac: naming::host_mac(lease.slot),
+            tap: naming::TAP.to_owned(),
         }
     }
 

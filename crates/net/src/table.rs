@@ -173,6 +173,7 @@ mod tests {
             namespace: Namespace::parse(namespace).unwrap(),
             labels: BTreeMap::from([("app".to_owned(), "Web".to_owned())]),
             pooled: false,
+            tap_owner: None,
             spec: NetworkSpec {
                 name: name.map(|n| HostLabel::parse(n).unwrap()),
                 ..NetworkSpec::new(NetworkMode::Internal)

@@ -4,16 +4,30 @@ use super::Finding;
 use super::tree::{Package, Tree};
 
 /// The table of ARCHITECTURE.md: a crate and what it may use. What is not here may not exist.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("moat-model", &[]),
     ("moat-agent", &["moat-model"]),
     ("moat-image", &["moat-model"]),
     ("moat-engine", &["moat-model", "moat-agent"]),
-    ("moat-drivers", &["moat-model", "moat-agent", "moat-image", "moat-engine"]),
+    // A crate of its own: formats of kernels and their compressions, which only drivers of machines and one command need.
+    ("moat-guest", &[]),
+    ("moat-drivers", &["moat-model", "moat-agent", "moat-image", "moat-engine", "moat-guest"]),
     // A crate of its own: netlink and the resolver are heavy, and no driver needs them.
     ("moat-net", &["moat-model", "moat-engine"]),
     ("moat-api", &["moat-model"]),
-    ("moat-node", &["moat-model", "moat-agent", "moat-image", "moat-engine", "moat-drivers", "moat-net", "moat-api"]),
+    (
+        "moat-node",
+        &[
+            "moat-model",
+            "moat-agent",
+            "moat-image",
+            "moat-engine",
+            "moat-guest",
+            "moat-drivers",
+            "moat-net",
+            "moat-api",
+        ],
+    ),
     ("moat-cli", &["moat-model", "moat-api", "moat-node"]),
     // Not shipped.
     ("moat-testkit", &["moat-model"]),

@@ -106,6 +106,9 @@ async fn handle(agent: &Rc<Agent>, stream: Stream) -> Result<(), StreamError> {
             }
         }
         Request::Shutdown => return shutdown(agent, writer).await,
+        Request::Setup { .. } | Request::Quiesce | Request::Renew { .. } | Request::Changes => {
+            Err(Failure::new(ErrorKind::Unsupported, "this agent is not the first process of a machine"))
+        }
         Request::Hello => Ok(Reply::Hello(hello(agent))),
         Request::Start { process } => start(agent, process).await,
         Request::Signal { signal } => main_process::signal(agent, signal).map(|()| Reply::Done),
@@ -127,6 +130,7 @@ fn hello(agent: &Agent) -> Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         capabilities: VERBS.map(str::to_owned).to_vec(),
         main: agent.main.state(),
+        awaits_setup: false,
     }
 }
 

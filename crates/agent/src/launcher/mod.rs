@@ -30,7 +30,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use moat_agent::launch::{AgentConfig, JailConfig, LaunchConfig, LaunchReply};
+use moat_agent::launch::{AgentConfig, JailConfig, LaunchConfig, LaunchReply, Payload};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -87,7 +87,10 @@ fn launch() -> Result<(), LaunchError> {
     let (config, listener) = wire::receive()?;
     let cgroup = cgroups::enter(&config.cgroup_procs)?;
     prepare(&config)?;
-    let LaunchConfig { jail, agent, .. } = config;
+    let LaunchConfig { jail, payload, .. } = config;
+    let Payload::Agent(agent) = payload else {
+        return Err(LaunchError::new("payload", "programs are not launched yet"));
+    };
     let Assembled { notes, changes } = match &jail {
         Some(jail) => assemble_apart(jail, &agent.default_user)?,
         None => Assembled { notes: Vec::new(), changes: None },
@@ -123,7 +126,10 @@ fn prepare(config: &LaunchConfig) -> Result<(), LaunchError> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let oom = Path::new("/proc/self/oom_score_adj");
     std::fs::write(oom, "0").map_err(at("reset oom score", oom))?;
-    allow_files(config.agent.nofile)
+    allow_files(match &config.payload {
+        Payload::Agent(agent) => agent.nofile,
+        Payload::Program(program) => program.nofile,
+    })
 }
 
 /// Raises the hard limit of open files if the agent is to set a higher one: inside a user namespace nobody may.

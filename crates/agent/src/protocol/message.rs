@@ -1,5 +1,6 @@
 //! The JSON headers: what is asked and what is answered.
 
+use super::machine::{GuestSetup, Renewal, Renewed};
 use moat_model::file::{FileReply, FileRequest, Transfer};
 use moat_model::spec::{ExecSpec, Signal};
 use moat_model::{Exit, ProcessSpec};
@@ -90,6 +91,22 @@ pub enum Request {
         /// Which.
         port: u16,
     },
+    /// First process of a machine only: become what this says. Once; nothing else but `hello` is answered before.
+    Setup {
+        /// What.
+        setup: Box<GuestSetup>,
+    },
+    /// First process of a machine only: stop everything of the user, write what is cached. The machine is about to be kept.
+    Quiesce,
+    /// First process of a machine only: the machine goes on, perhaps as another. Whatever was stopped by `quiesce` goes on
+    /// after the answer was given and not before.
+    Renew {
+        /// As what.
+        renewal: Box<Renewal>,
+    },
+    /// First process of a machine only: everything changed above the layers of the root, as a tar archive of an OCI layer;
+    /// content frames follow.
+    Changes,
     /// End everything, then yourself.
     Shutdown,
 }
@@ -146,7 +163,9 @@ pub enum Reply {
     Attached,
     /// To `connect`: content frames follow.
     Connected,
-    /// To `signal` and `shutdown`.
+    /// To `renew`: it is done, and this is the proof.
+    Renewed(Renewed),
+    /// To `signal`, `setup`, `quiesce` and `shutdown`.
     Done,
     /// To anything.
     Failed {
@@ -168,6 +187,9 @@ pub struct Hello {
     pub capabilities: Vec<String>,
     /// What the main process is doing.
     pub main: MainState,
+    /// It is the first process of a machine and waits for `setup`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_setup: bool,
 }
 
 /// What the main process is doing.

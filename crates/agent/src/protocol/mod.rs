@@ -7,6 +7,7 @@
 
 pub mod codec;
 pub mod frame;
+pub mod machine;
 mod message;
 pub mod mux;
 pub mod stream;

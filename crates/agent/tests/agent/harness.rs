@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use moat_agent::launch::{AgentConfig, HostPath, JailConfig, LaunchConfig, LaunchReply};
+use moat_agent::launch::{AgentConfig, HostPath, JailConfig, LaunchConfig, LaunchReply, Payload};
 use moat_agent::protocol::StreamName;
 use moat_engine::Guest;
 use moat_engine::guest::agent::{AgentGuest, Endpoint};
@@ -108,7 +108,7 @@ impl Sandbox {
         change(&mut agent);
         let socket = dir.path().join("agent.sock");
         let listener = OwnedFd::from(UnixListener::bind(&socket).unwrap());
-        let pid = run_launcher(&LaunchConfig { cgroup_procs: vec![], jail, agent }, &listener);
+        let pid = run_launcher(&LaunchConfig { cgroup_procs: vec![], jail, payload: Payload::Agent(agent) }, &listener);
         Self { dir, pid, endpoint: Arc::new(SocketEndpoint { socket, pid }) }
     }
 

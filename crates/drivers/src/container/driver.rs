@@ -213,6 +213,7 @@ impl Driver for ContainerDriver {
             name: NAME,
             record_version: RECORD_VERSION,
             isolation: Isolation::Container,
+            accelerator: None,
             abilities: vec!["pause", "capture", "tune"],
         }
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use moat_agent::launch::{AgentConfig, BindConfig, HostPath, JailConfig, JailNetwork, LaunchConfig};
+use moat_agent::launch::{AgentConfig, BindConfig, HostPath, JailConfig, JailNetwork, LaunchConfig, Payload};
 use moat_engine::error::{Error, Result};
 use moat_engine::fabric::NetworkPlace;
 use moat_model::spec::{Artifact, RootSpec};
@@ -54,7 +54,7 @@ pub(super) fn launch_config(
             secrets_bytes: spec.resources.secrets_bytes.unwrap_or(defaults.secrets_bytes),
             network: network(spec, prepared.network)?,
         }),
-        agent: AgentConfig {
+        payload: Payload::Agent(AgentConfig {
             default_user: user.clone(),
             task_dir: None,
             capabilities: Some(prepared.capabilities),
@@ -63,7 +63,7 @@ pub(super) fn launch_config(
             nofile: spec.resources.nofile.unwrap_or(defaults.nofile),
             forward_ports: spec.forwards.iter().map(|forward| forward.listen_port).collect(),
             output_buffer_bytes: OUTPUT_BUFFER_BYTES,
-        },
+        }),
     })
 }
 

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use moat_agent::launch::{AgentConfig, LaunchConfig};
+use moat_agent::launch::{AgentConfig, LaunchConfig, Payload};
 use moat_engine::driver::{Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Usage};
 use moat_engine::guest::agent::AgentGuest;
 use moat_engine::{Error, Guest, Result};
@@ -75,7 +75,7 @@ impl ProcessDriver {
         LaunchConfig {
             cgroup_procs: self.cgroups.procs_files(place.id.as_str()),
             jail: None,
-            agent: AgentConfig {
+            payload: Payload::Agent(AgentConfig {
                 default_user: user.unwrap_or_else(|| Owner::of_daemon().to_string()),
                 task_dir: Some(place.data_dir.clone()),
                 capabilities: None,
@@ -84,7 +84,7 @@ impl ProcessDriver {
                 nofile: spec.resources.nofile.unwrap_or(nofile),
                 forward_ports: Vec::new(),
                 output_buffer_bytes: OUTPUT_BUFFER_BYTES,
-            },
+            }),
         }
     }
 }
@@ -96,6 +96,7 @@ impl Driver for ProcessDriver {
             name: NAME,
             record_version: record::VERSION,
             isolation: Isolation::Process,
+            accelerator: None,
             abilities: if self.freezer().is_some() { vec!["pause"] } else { Vec::new() },
         }
     }
@@ -188,6 +189,7 @@ impl Driver for ProcessDriver {
         match self.recover(record).await? {
             Recovered::Alive(guest) => Ok(guest),
             Recovered::Gone { detail } => Err(Error::new(ErrorKind::Guest, detail)),
+            Recovered::Stowed => Err(Error::new(ErrorKind::Internal, "a process was found on disk")),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use moat_agent::launch::{AgentConfig, BindConfig, JailConfig, LaunchConfig};
+use moat_agent::launch::{AgentConfig, BindConfig, JailConfig, LaunchConfig, Payload};
 use moat_drivers::linux::agent_binary::AgentBinary;
 use moat_drivers::linux::launch::{LaunchError, launch, listen};
 
@@ -27,7 +27,7 @@ fn config(host: &Host) -> LaunchConfig {
             secrets_bytes: 4096,
             network: None,
         }),
-        agent: AgentConfig {
+        payload: Payload::Agent(AgentConfig {
             default_user: "nobody".to_owned(),
             task_dir: None,
             capabilities: Some(0),
@@ -36,7 +36,7 @@ fn config(host: &Host) -> LaunchConfig {
             nofile: 64,
             forward_ports: Vec::new(),
             output_buffer_bytes: 4096,
-        },
+        }),
     }
 }
 
@@ -47,7 +47,7 @@ async fn every_failed_step_is_named() {
     let cases: [(&str, &str, Spoil); 6] = [
         ("enter cgroup", "/nowhere: No such file", |c| c.cgroup_procs.push(PathBuf::from("/nowhere/cgroup.procs"))),
         ("writable layer", "/nowhere", |c| jail(c).mount_point = PathBuf::from("/nowhere")),
-        ("user", "\"ghost\"", |c| c.agent.default_user = "ghost".to_owned()),
+        ("user", "\"ghost\"", |c| agent(c).default_user = "ghost".to_owned()),
         ("user", "ids inside are 0 to 65535", |c| c.agent.default_user = "65536".to_owned()),
         ("bind", "/nowhere: No such file", |c| {
             let (source, target) = (PathBuf::from("/nowhere"), PathBuf::from("/x"));
@@ -63,6 +63,13 @@ async fn every_failed_step_is_named() {
         let LaunchError::Failed { stage: said_stage, detail: said } = &failed else { panic!("{failed:?}") };
         assert_eq!(said_stage, stage, "{said}");
         assert!(said.contains(detail) || stage == "set host name", "{stage}: {said}");
+    }
+}
+
+fn agent(config: &mut LaunchConfig) -> &mut AgentConfig {
+    match &mut config.payload {
+        Payload::Agent(agent) => agent,
+        Payload::Program(_) => unreachable!("these tests launch agents"),
     }
 }
 

@@ -74,6 +74,9 @@ impl Wire {
             address: self.address,
             gateway: GATEWAY.parse().unwrap(),
             search: "default.moat".to_owned(),
+            mac: [2, 0x10, 0, 0, 0, 1],
+            gateway_mac: [2, 0x20, 0, 0, 0, 1],
+            tap: "tap0".to_owned(),
         };
         Place { network: Some(network), ..host.place() }
     }

@@ -294,6 +294,7 @@ pub fn process(words: &[&str]) -> ProcessSpec {
 /// An idle sandbox on a root of this kind.
 pub fn spec(root: RootSpec) -> SandboxSpec {
     SandboxSpec {
+        restore: None,
         namespace: Namespace::default_namespace(),
         labels: BTreeMap::new(),
         isolation: Isolation::Container,

@@ -62,6 +62,7 @@ async fn restarted(bed: &Bed, sandbox: Sandbox) -> Result<Sandbox, Fault> {
     let record = serde_json::from_str(&text).map_err(|e| Fault::Failed(format!("record: {e}")))?;
     match within(bed.driver.recover(&record)).await? {
         Recovered::Alive(guest) => Ok(Sandbox { spec, record, guest, resources }),
+        Recovered::Stowed => Err(Fault::Failed("found on disk".to_owned())),
         Recovered::Gone { detail } => Err(Fault::Failed(format!("gone: {detail}"))),
     }
 }
@@ -92,6 +93,7 @@ pub async fn gone(bed: &Bed) -> Verdict {
     within(bed.driver.kill(&sandbox.record)).await?;
     match within(bed.driver.recover(&sandbox.record)).await? {
         Recovered::Gone { .. } => Ok(()),
+        Recovered::Stowed => Err(Fault::Failed("a killed sandbox was found on disk".to_owned())),
         Recovered::Alive(_) => Err(Fault::Failed("a killed sandbox was found alive".to_owned())),
     }
 }

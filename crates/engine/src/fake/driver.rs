@@ -47,6 +47,7 @@ impl Driver for FakeDriver {
             name: self.config.name,
             record_version: 1,
             isolation: self.config.isolation,
+            accelerator: None,
             abilities: self.abilities(),
         }
     }

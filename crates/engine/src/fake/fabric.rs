@@ -198,6 +198,9 @@ impl Fabric for FakeFabric {
             address: lease.address,
             gateway: Ipv4Addr::new(169, 254, 1, 1),
             search: "moat.internal".to_owned(),
+            mac: [2, 0x10, 0, 0, 0, 1],
+            gateway_mac: [2, 0x20, 0, 0, 0, 1],
+            tap: "tap0".to_owned(),
         }
     }
 

@@ -62,7 +62,13 @@ impl FakeGuest {
 impl Guest for FakeGuest {
     async fn hello(&self) -> Result<Hello> {
         let main = self.ask(|sandbox| Ok(sandbox.main_state())).await?;
-        Ok(Hello { protocol: PROTOCOL_VERSION, version: "fake".to_owned(), capabilities: vec![], main })
+        Ok(Hello {
+            protocol: PROTOCOL_VERSION,
+            version: "fake".to_owned(),
+            capabilities: vec![],
+            main,
+            awaits_setup: false,
+        })
     }
 
     async fn start_main(&self, process: &ProcessSpec) -> Result<u32> {

@@ -18,6 +18,7 @@ pub(super) fn attached(slot: u8, namespace: &str, name: Option<&str>, mode: Netw
             namespace: Namespace::parse(namespace).unwrap(),
             labels: BTreeMap::new(),
             pooled: false,
+            tap_owner: None,
             spec: NetworkSpec { name, ..NetworkSpec::new(mode) },
         },
     }

@@ -12,6 +12,9 @@ pub const GROUP: u32 = 0x6d6f_6174;
 /// The link inside every namespace.
 pub const INNER: &str = "eth0";
 
+/// The tap inside the namespace of a machine.
+pub const TAP: &str = "tap0";
+
 /// The link on the host that leads to a slot.
 pub fn link(config: &NetConfig, slot: u32) -> String {
     format!("{}{slot:x}", config.name)

@@ -233,6 +233,7 @@ impl Bed {
             namespace: Namespace::parse(namespace).unwrap(),
             labels: BTreeMap::new(),
             pooled,
+            tap_owner: None,
             spec,
         };
         let attached = Attached { lease: NetworkLease { slot, address }, attachment };

@@ -84,6 +84,7 @@ pub fn sandbox(n: u32) -> Attachment {
         namespace: Namespace::parse("red").unwrap(),
         labels: BTreeMap::new(),
         pooled: false,
+        tap_owner: None,
         spec: NetworkSpec::new(NetworkMode::Internal),
     }
 }

@@ -107,6 +107,7 @@ impl Networks {
             namespace: asker.namespace.clone(),
             labels: asker.labels.clone(),
             pooled: false,
+            tap_owner: None,
             spec: asker.spec.clone(),
         };
         Attached { lease, attachment }

@@ -53,7 +53,13 @@ impl Endpoint for Villain {
 }
 
 fn hello(protocol: u32) -> Reply {
-    Reply::Hello(Hello { protocol, version: "0".to_owned(), capabilities: vec![], main: MainState::Idle })
+    Reply::Hello(Hello {
+        protocol,
+        version: "0".to_owned(),
+        capabilities: vec![],
+        main: MainState::Idle,
+        awaits_setup: false,
+    })
 }
 
 async fn misbehave(mut stream: Stream, protocol: u32, port: u16, opens: mpsc::Sender<mux::OpenReply>) {
