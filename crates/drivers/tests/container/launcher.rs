@@ -48,7 +48,7 @@ async fn every_failed_step_is_named() {
         ("enter cgroup", "/nowhere: No such file", |c| c.cgroup_procs.push(PathBuf::from("/nowhere/cgroup.procs"))),
         ("writable layer", "/nowhere", |c| jail(c).mount_point = PathBuf::from("/nowhere")),
         ("user", "\"ghost\"", |c| agent(c).default_user = "ghost".to_owned()),
-        ("user", "ids inside are 0 to 65535", |c| c.agent.default_user = "65536".to_owned()),
+        ("user", "ids inside are 0 to 65535", |c| agent(c).default_user = "65536".to_owned()),
         ("bind", "/nowhere: No such file", |c| {
             let (source, target) = (PathBuf::from("/nowhere"), PathBuf::from("/x"));
             jail(c).binds.push(BindConfig { source, target, read_only: true, exec: false });
