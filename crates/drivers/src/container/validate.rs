@@ -222,6 +222,7 @@ mod tests {
 
     fn spec() -> SandboxSpec {
         SandboxSpec {
+            restore: None,
             namespace: Namespace::default_namespace(),
             labels: BTreeMap::new(),
             isolation: Isolation::Container,
