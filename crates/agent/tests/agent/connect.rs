@@ -12,27 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::harness::{DEADLINE, Sandbox, run};
+use crate::harness::{DEADLINE, Sandbox, echo, run};
 
 async fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
-}
-
-/// Answers with what it hears, and closes when the other side has.
-async fn echo() -> u16 {
-    let (listener, port) = listener().await;
-    tokio::spawn(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = socket.split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-                let _ = write.write_all(b"bye").await;
-            });
-        }
-    });
-    port
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
@@ -44,7 +29,7 @@ async fn a_hundred_connections_carry_both_ways_and_end_each_way() {
     let sandbox = Sandbox::launch();
     let guest = sandbox.connect().await;
     assert!(guest.hello().await.unwrap().capabilities.contains(&"connect".to_owned()));
-    let port = echo().await;
+    let port = echo().await.port();
     let mut many = JoinSet::new();
     for n in 0..100_u8 {
         let guest = guest.clone();
@@ -198,7 +183,7 @@ async fn a_program_that_neither_reads_nor_closes_holds_up_nobody_else() {
     }
     assert!(sandbox.rss() < 32 << 20, "{} bytes in the agent", sandbox.rss());
 
-    let echo = echo().await;
+    let echo = echo().await.port();
     let (mut read, mut write) = tokio::io::split(guest.connect_port(echo).await.unwrap());
     let mut back = Vec::new();
     let exchange = async {

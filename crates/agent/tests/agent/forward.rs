@@ -7,27 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::harness::{DEADLINE, Sandbox, sh};
+use crate::harness::{DEADLINE, Sandbox, echo, sh};
 
 /// A port nobody listens on now.
 async fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-}
-
-/// Answers with what it gets, and closes when the other side has.
-async fn echo() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = socket.split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-                let _ = write.write_all(b"bye").await;
-            });
-        }
-    });
-    address
 }
 
 #[tokio::test]
@@ -41,7 +25,7 @@ async fn connections_are_carried_to_the_target_and_nowhere_else() {
     let mut early = listening.await.unwrap();
     assert_eq!(timeout(DEADLINE, early.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0);
 
-    let forwards = vec![Forward { listen_port: good, target: echo().await }];
+    let forwards = vec![Forward { listen_port: good, target: echo().await.to_string() }];
     let guest = sandbox.connect_with(forwards).await;
     let mut many = Vec::new();
     for n in 0..20_u32 {
