@@ -119,6 +119,7 @@ impl Net {
     /// How it stands.
     pub async fn status(&self) -> NetStatus {
         let drops = match self.inner.rules.get() {
+            // Not counted is shown as not known; a table that cannot be read is told by whatever changes it next.
             Some(rules) => rules.drops().await.ok(),
             None => None,
         };

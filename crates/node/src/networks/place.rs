@@ -130,6 +130,7 @@ pub fn take(run_dir: &Path, dir: &Path, wanted: &Wanted) -> Result<Held> {
             && wanted.subnet.is_none_or(|subnet| subnet == had.subnet)
             && wanted.gateway.is_none_or(|gateway| gateway == had.gateway)
     };
+    // A preference only: without one that can be read, the same candidates are tried as the first time.
     let had = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Place>(&bytes).ok()).filter(fits);
     let candidates = had.into_iter().chain((0..OTHERS).map(|n| Place::candidate(run_dir, wanted, n)));
     let mut first = None;

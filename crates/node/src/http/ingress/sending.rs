@@ -47,6 +47,7 @@ impl Sending {
     pub fn new(inner: Incoming, told: Option<Arc<Notify>>, progress: Arc<Progress>) -> Self {
         let gate = told.map(|told| {
             let wait = async move {
+                // Whether it was told or the time is over makes no difference: the body is sent.
                 let _ = tokio::time::timeout(CONTINUE_MAX, told.notified()).await;
             };
             Box::pin(wait) as Pin<Box<dyn Future<Output = ()> + Send>>
