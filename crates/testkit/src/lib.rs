@@ -7,6 +7,7 @@
 mod binary;
 mod exclusive;
 mod leak;
+mod machines;
 mod nats;
 mod not_run;
 pub mod registry;
@@ -17,6 +18,7 @@ pub mod web;
 pub use binary::static_bin;
 pub use exclusive::{HostLock, exclusive, shared};
 pub use leak::LeakAudit;
+pub use machines::{Machines, machines};
 pub use nats::{NatsServer, Release};
 pub use not_run::{is_root, not_run, not_run_here};
 pub use tools::{busybox, tool, tools_dir, workspace_root};
