@@ -37,4 +37,4 @@ pub use fabric::Fabric;
 pub use guest::Guest;
 pub use outlet::Outlet;
 pub use pool::Pool;
-pub use supervisor::{Engine, EngineConfig, Registry};
+pub use supervisor::{Absent, Engine, EngineConfig, Offer, Registry};

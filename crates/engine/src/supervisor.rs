@@ -43,7 +43,7 @@ use crate::guest::{ExecSession, Guest};
 use crate::mailbox::{Handle, Signals, mailbox};
 use crate::outlet::Outlet;
 use crate::record::{FileStore, RECORD_VERSION, SandboxRecord, Store};
-pub use crate::registry::Registry;
+pub use crate::registry::{Absent, Offer, Registry};
 use crate::sweep::{orphans, sweep};
 use crate::tasks::{TaskKind, Tasks};
 
@@ -162,6 +162,16 @@ impl Engine {
             views.push(settled.unwrap_or_else(|| handle.view()));
         }
         Ok((engine, views))
+    }
+
+    /// What those would be given who ask for this isolation; or why nobody here gives it.
+    pub fn offer(&self, asked: Isolation) -> Result<Offer> {
+        self.inner.drivers.offer(asked)
+    }
+
+    /// What the driver of this name gives, if this node has it.
+    pub fn offer_of(&self, driver: &str) -> Option<Offer> {
+        self.inner.drivers.offer_of(driver)
     }
 
     /// Says which field of `spec` cannot be honoured here.

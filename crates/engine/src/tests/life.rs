@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{bench, open};
 use crate::fake::{FakeConfig, FakeWorld};
 use crate::guest::ExecOutput;
-use crate::supervisor::Registry;
+use crate::supervisor::{Absent, Registry};
 use crate::testing::{id, spec};
 
 async fn ended(engine: &crate::Engine, n: u8) -> moat_model::lifecycle::SandboxView {
@@ -206,6 +206,17 @@ fn isolation_is_never_weakened() {
         assert_eq!(error.kind, ErrorKind::Unsupported);
         assert!(error.to_string().starts_with("isolation:"), "{error}");
     }
+    let absent = Absent { driver: "vm".into(), isolation: Isolation::Microvm, why: "kvm: none".into() };
+    let told = few.with_absent(vec![absent]);
+    let error = told.pick(&asking(Isolation::Microvm)).unwrap_err().to_string();
+    assert!(error.ends_with("; not vm: kvm: none"), "{error}");
+    assert!(!told.pick(&asking(Isolation::Process)).unwrap_err().to_string().contains("kvm"));
+    let kept = moat_model::spec::MachineSnapshot { dir: "/kept".into(), driver: "vm".to_owned() };
+    let restored = moat_model::SandboxSpec { restore: Some(kept), ..asking(Isolation::Container) };
+    assert_eq!(all.pick(&restored).unwrap().describe().name, "vm", "whoever kept it");
+    let error = told.pick(&restored).unwrap_err().to_string();
+    assert!(error.starts_with("restore: ") && error.ends_with("kvm: none"), "{error}");
+    assert_eq!(told.offer(Isolation::Container).unwrap().shown(), "container");
 }
 
 #[tokio::test(start_paused = true)]
