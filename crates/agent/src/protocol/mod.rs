@@ -7,6 +7,7 @@
 
 pub mod codec;
 pub mod frame;
+pub mod line;
 pub mod machine;
 mod message;
 pub mod mux;
