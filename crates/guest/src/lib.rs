@@ -14,6 +14,8 @@ mod find;
 mod initramfs;
 pub mod kernel;
 mod modules;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::{self, Read};

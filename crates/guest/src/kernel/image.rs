@@ -1,9 +1,8 @@
 //! What an ELF file must be for a machine to start it.
 
 use elf::ElfBytes;
-use elf::abi::{EM_X86_64, ET_DYN, ET_EXEC, PT_LOAD, PT_NOTE};
+use elf::abi::{EI_CLASS, ELFCLASS64, EM_X86_64, ET_DYN, ET_EXEC, PT_LOAD, PT_NOTE};
 use elf::endian::LittleEndian;
-use elf::file::Class;
 use elf::note::Note;
 
 use crate::Error;
@@ -23,12 +22,16 @@ impl Image {
     /// Checks that this is a whole program for x86-64.
     pub fn read(bytes: &[u8]) -> Result<Self, Error> {
         let broken = |e: elf::ParseError| Error(format!("the ELF kernel is broken: {e}"));
+        // Before anything else: a 32-bit file has another layout, and would only be called broken.
+        if bytes.get(EI_CLASS) != Some(&ELFCLASS64) {
+            return Err(Error("the kernel is for another machine (not 64-bit); guests here are x86-64".to_owned()));
+        }
         let file = ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(broken)?;
         let head = file.ehdr;
-        if head.class != Class::ELF64 || head.e_machine != EM_X86_64 {
+        if head.e_machine != EM_X86_64 {
             return Err(Error(format!(
-                "the kernel is for another machine (ELF class {:?}, machine {}); guests here are x86-64",
-                head.class, head.e_machine
+                "the kernel is for another machine (ELF machine {}); guests here are x86-64",
+                head.e_machine
             )));
         }
         if head.e_type != ET_EXEC && head.e_type != ET_DYN {

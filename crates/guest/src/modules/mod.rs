@@ -68,3 +68,9 @@ fn missing(dir: &Path, name: &str) -> Error {
         dir.display()
     ))
 }
+
+/// What a module says about itself, for tests that hand it broken ones.
+#[cfg(test)]
+pub fn info(module: &[u8]) -> Result<(), Error> {
+    file::Info::read(module).map(drop)
+}

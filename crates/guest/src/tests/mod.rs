@@ -1,0 +1,7 @@
+mod build;
+mod cpio;
+mod extract;
+mod find;
+mod hostile;
+mod pick;
+mod samples;
