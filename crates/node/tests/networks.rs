@@ -3,7 +3,6 @@
 
 #[path = "support/child.rs"]
 mod child;
-#[expect(dead_code, reason = "images.rs uses the rest of it")]
 #[path = "support/image_host.rs"]
 mod image_host;
 #[path = "support/rest.rs"]

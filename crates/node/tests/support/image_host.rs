@@ -1,5 +1,7 @@
 //! A daemon process on the real container driver, a nats-server and a registry with an image made by umoci.
 
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,7 +31,7 @@ pub const UID: u32 = 1000;
 
 /// Everything around one daemon.
 pub struct Host {
-    _nats: NatsServer,
+    nats: NatsServer,
     registry: Registry,
     dir: tempfile::TempDir,
     pub run_dir: tempfile::TempDir,
@@ -41,6 +43,11 @@ pub struct Host {
 impl Host {
     /// One with a running daemon, whose configuration ends with `more`; `None`, and *not run*, if something is missing.
     pub async fn start(id: &str, more: &str) -> Option<Self> {
+        Self::start_with(id, "", more).await
+    }
+
+    /// The same; `top` stands before the first table of its configuration.
+    pub async fn start_with(id: &str, top: &str, more: &str) -> Option<Self> {
         if !is_root() {
             not_run(id, "needs root");
             return None;
@@ -66,14 +73,14 @@ impl Host {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let cgroup = format!("moat-images-{}-{}", std::process::id(), address.port());
         let text = format!(
-            "run_dir = {:?}\ndata_dir = {:?}\nstop_workloads = true\n[nats]\nservers = [{:?}]\n\
+            "run_dir = {:?}\ndata_dir = {:?}\nstop_workloads = true\n{top}[nats]\nservers = [{:?}]\n\
              [container]\ncgroup_parent = {cgroup:?}\n[api]\nlisten_addr = \"{address}\"\n{more}",
             run_dir.path(),
             dir.path().join("data"),
             nats.url(),
         );
         fs::write(dir.path().join("moat.toml"), text).unwrap();
-        let mut host = Self { _nats: nats, registry, dir, run_dir, cgroup, address, daemon: None };
+        let mut host = Self { nats, registry, dir, run_dir, cgroup, address, daemon: None };
         host.up().await;
         Some(host)
     }
@@ -113,6 +120,11 @@ impl Host {
 
     pub fn client(&self) -> Client {
         Client { address: self.address, headers: HeaderMap::new() }
+    }
+
+    /// A client of its nats-server.
+    pub async fn nats(&self) -> async_nats::Client {
+        self.nats.client().await.unwrap()
     }
 
     pub fn port(&self) -> u16 {

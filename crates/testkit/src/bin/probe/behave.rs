@@ -16,6 +16,10 @@ pub fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
             pause(Duration::from_millis(number(after)?));
             return Ok(ExitCode::from(number::<u8>(code)?));
         }
+        ["say", code, rest @ ..] => {
+            println!("{}", rest.join(" "));
+            return Ok(ExitCode::from(number::<u8>(code)?));
+        }
         ["hold"] => hold(false)?,
         ["hold", "ignore"] => hold(true)?,
         ["lines", count] => lines(number(count)?, None)?,

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: probe <verb> [arguments]
   exit <code> [after-ms]         end with a code
+  say <code> <text> …            print the text, end with the code
   hold [ignore]                  print `ready`, wait for SIGTERM or SIGINT, end with 0; `ignore`: go on
   lines <count> [per-second]     numbered lines on standard output; 0 lines: without end
   spew <bytes>                   that many bytes on standard output, as fast as they are taken
