@@ -10,6 +10,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// Most descriptors that come with a payload.
+pub const DESCRIPTORS_MAX: usize = 16;
+
 /// Everything the launcher needs. Paths are host paths unless they say otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,11 +32,16 @@ pub enum Payload {
     /// The agent. One descriptor comes with it: the listening Unix socket it serves.
     Agent(AgentConfig),
     /// A program of the host that nobody trusts either, such as a virtual machine monitor. Only in a jail. Descriptors come
-    /// with it: the first becomes its standard output and error, the others its descriptors from 3 on, in order.
+    /// with it: the first becomes its standard output and error, the others its descriptors from 3 on, in order. Together
+    /// they are at most [`DESCRIPTORS_MAX`].
     Program(ProgramConfig),
 }
 
-/// A program in a jail of its own.
+/// A program in a jail of its own, as the first process of its pid namespace, with an empty environment.
+///
+/// Its root has the jail's host paths, which it cannot write through, the binds, `/dev` without terminals, a `/proc` of
+/// processes only, a `/tmp`, and nothing else: no `/sys`, no `/secrets`, no layers. What the jail lets it write itself
+/// (`writable_bytes`) is memory, and nothing in there can be executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProgramConfig {
@@ -41,13 +49,14 @@ pub struct ProgramConfig {
     pub path: PathBuf,
     /// Arguments after its own name.
     pub args: Vec<String>,
-    /// User and group inside. It has no capabilities, no_new_privs is set, and it ends if the seccomp filters say so.
+    /// User and group inside, not root. It has no capabilities, no_new_privs is set, and it ends if the seccomp filters say so.
     pub uid: u32,
     /// How many descriptors it gets from 3 on, before the one below.
     pub descriptors: u32,
     /// Tap in the jail's network that is opened for it: it gets the descriptor after the others.
     pub tap: Option<String>,
-    /// Device nodes in its `/dev` besides the usual, which it may read and write.
+    /// Device nodes in its `/dev` besides the usual, which it may read and write, if the version 1 devices cgroup it is in lets
+    /// them be made (`rwm`).
     pub devices: Vec<DeviceNode>,
     /// Compiled seccomp filters, applied in order before the exec.
     #[serde(with = "hex_digits")]
@@ -85,7 +94,7 @@ pub struct JailConfig {
     /// Mount points of the read-only layers the root is made of, the lowest first; none for the other templates. Ids in
     /// them are those inside.
     pub layers: Vec<PathBuf>,
-    /// Host paths shown inside: `host` template. Missing ones are skipped.
+    /// Host paths shown inside: `host` template, or what a program needs. Missing ones are skipped.
     pub host_paths: Vec<HostPath>,
     /// Single files and directories bound into the root.
     pub binds: Vec<BindConfig>,

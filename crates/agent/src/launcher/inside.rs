@@ -1,4 +1,4 @@
-//! The child's part: in its new namespaces, from a copy of the launcher's mounts to an agent with nothing left of the host.
+//! The child's part: in its new namespaces, from a copy of the launcher's mounts to a process with nothing left of the host.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -37,8 +37,17 @@ const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "pr
 /// Group of terminals, as every distribution numbers it.
 const TTY_GROUP: &str = "5";
 
+/// Which file systems of the kernel the root gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// All that programs expect of a machine.
+    Sandbox,
+    /// The processes of its own namespace and nothing of the machine.
+    Processes,
+}
+
 /// Turns this process, whose working directory is the assembled root, into one that has nothing else.
-pub fn enter(jail: &JailConfig) -> Result<(), LaunchError> {
+pub fn enter(jail: &JailConfig, shown: Shown) -> Result<(), LaunchError> {
     become_mapped_root()?;
     super::kernel::own_cgroup_root().map_err(|e| LaunchError::new("unshare cgroup view", e))?;
     // The mounts copied into this namespace are locked, and a locked one cannot become a root: a copy of the copy can.
@@ -50,7 +59,10 @@ pub fn enter(jail: &JailConfig) -> Result<(), LaunchError> {
         mount::bind(CWD, Path::new("."), Reach::Tree, MountAttrFlags::empty()).map_err(at("root", Path::new(".")))?;
     mount::attach(&copy, here.as_fd()).map_err(at("root", Path::new(".")))?;
     let root = Tree::new(copy, Owner { uid: 0, gid: 0 });
-    kernel_file_systems(&root, jail.network.is_some())?;
+    match shown {
+        Shown::Sandbox => kernel_file_systems(&root, jail.network.is_some())?,
+        Shown::Processes => processes(&root)?,
+    }
     masks(&root, &empty)?;
     leave_the_host(&root)?;
     own_identity(&jail.hostname)?;
@@ -81,6 +93,11 @@ fn kernel_file_systems(root: &Tree, wired: bool) -> Result<(), LaunchError> {
     }
     mounted(root, "mqueue", "dev/mqueue", &[], INERT)?;
     mounted(root, "devpts", "dev/pts", &pts, terminals)
+}
+
+/// Kernels before 5.8 cannot leave the rest of `/proc` out; there it is masked like a sandbox's.
+fn processes(root: &Tree) -> Result<(), LaunchError> {
+    mounted(root, "proc", "proc", &[("subset", "pid")], INERT).or_else(|_| mounted(root, "proc", "proc", &[], INERT))
 }
 
 fn mounted(

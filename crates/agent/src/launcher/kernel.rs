@@ -58,6 +58,28 @@ pub fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
+/// `IFF_VNET_HDR` of linux/if_tun.h.
+const IFF_VNET_HDR: libc::c_int = 0x4000;
+
+/// Makes an open `/dev/net/tun` the other end of a tap.
+pub fn attach_tap(tun: &OwnedFd, name: &str) -> io::Result<()> {
+    // SAFETY: all-zero is a valid value of this plain structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: the request names an interface, says what is wanted of it and outlives the call.
+    match unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw const request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// First numbers after standard input, output and error.
 const LISTENER: RawFd = 3;
 const REPORT: RawFd = 4;
@@ -104,5 +126,40 @@ pub fn keep_only(kept: Kept) -> io::Result<(OwnedFd, OwnedFd)> {
             return Err(io::Error::last_os_error());
         }
         Ok((OwnedFd::from_raw_fd(LISTENER), OwnedFd::from_raw_fd(REPORT)))
+    }
+}
+
+/// The descriptors of a program, in place of whatever this process had: `/dev/null` at 0, `log` at 1 and 2, the others from 3
+/// on. Behind them, until an exec closes it, the one to report by, which is returned.
+///
+/// The caller holds no other descriptor it would use or close after this.
+pub fn give_descriptors(log: OwnedFd, others: Vec<OwnedFd>, report: OwnedFd) -> io::Result<OwnedFd> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let first = LISTENER;
+    let at = first + RawFd::try_from(others.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // Out of the way of the numbers they will get, whatever those are now.
+    let mut moved = Vec::with_capacity(others.len());
+    for fd in others {
+        moved.push(rustix::io::fcntl_dupfd_cloexec(fd, at + 1)?.into_raw_fd());
+    }
+    let report = rustix::io::fcntl_dupfd_cloexec(report, at + 1)?.into_raw_fd();
+    let log = rustix::io::fcntl_dupfd_cloexec(log, first)?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&log)?;
+    rustix::stdio::dup2_stderr(&log)?;
+    drop((null, log));
+    // SAFETY: the sources are open and owned here; what the targets were is closed by the calls, and nobody uses them.
+    unsafe {
+        for (from, to) in moved.into_iter().zip(first..) {
+            if libc::dup3(from, to, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if libc::dup3(report, at, libc::O_CLOEXEC) < 0
+            || libc::syscall(libc::SYS_close_range, at + 1, libc::c_uint::MAX, 0) != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(at))
     }
 }

@@ -26,25 +26,7 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, mount_change};
 
 use super::mount::{self, INERT, Reach};
 use super::tree::{Owner, Tree, below};
-use super::{LaunchError, at, layers};
-
-/// Devices every sandbox has.
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-
-/// Links every `/dev` has.
-const DEVICE_LINKS: [(&str, &str); 5] = [
-    ("dev/fd", "/proc/self/fd"),
-    ("dev/stdin", "/proc/self/fd/0"),
-    ("dev/stdout", "/proc/self/fd/1"),
-    ("dev/stderr", "/proc/self/fd/2"),
-    ("dev/ptmx", "pts/ptmx"),
-];
-
-/// Room for `/dev` itself: a few links, sockets such as `/dev/log`, no data.
-const DEV_BYTES: &str = "65536";
-
-/// The size container engines have agreed on.
-const SHM_BYTES: &str = "67108864";
+use super::{LaunchError, at, devices, layers};
 
 /// `/private` holds what the agent may need to keep from programs: small files.
 const PRIVATE_BYTES: u64 = 1 << 20;
@@ -67,9 +49,8 @@ pub struct Assembled {
 
 /// Builds the root and makes it the working directory, which is how the child finds it in its copy of the namespace.
 pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchError> {
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|e| LaunchError::new("make mounts private", e))?;
-    let base = writable_layer(jail)?;
+    own_mounts()?;
+    let base = writable_layer(jail, MountAttrFlags::MOUNT_ATTR_NODEV)?;
     let owner = Owner { uid: jail.uid_base, gid: jail.uid_base };
     let own = Tree::new(base, owner);
     let bare = own.directory(Path::new("root"), Mode::from_raw_mode(0o755)).map_err(at("root", &jail.mount_point))?;
@@ -97,13 +78,20 @@ pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchE
         None if !jail.layers.is_empty() => super::names::give(&root, &own, &jail.hostname)?,
         None => {}
     }
-    devices(&root)?;
+    devices::give(&root)?;
     secrets(&root, jail, super::owner::of(&root, task_user, jail.uid_base)?)?;
     for config in &jail.binds {
         bind(&root, config)?;
     }
     rustix::process::fchdir(root.root()).map_err(|e| LaunchError::new("enter root", e))?;
     Ok(Assembled { notes, changes })
+}
+
+/// Nothing mounted from here on shows on the host, and nothing the host mounts shows here.
+pub fn own_mounts() -> Result<(), LaunchError> {
+    super::kernel::own_mounts().map_err(|e| LaunchError::new("unshare mounts", e))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|e| LaunchError::new("make mounts private", e))
 }
 
 /// The directory as a mount that nothing is ever mounted on, so that whoever looks through it sees what lies on the disk and
@@ -145,12 +133,11 @@ fn host_paths(root: &Tree, own: &Tree, jail: &JailConfig) -> Result<Vec<String>,
 }
 
 /// The sandbox's only disk: memory, counted against its memory limit.
-fn writable_layer(jail: &JailConfig) -> Result<OwnedFd, LaunchError> {
+pub fn writable_layer(jail: &JailConfig, flags: MountAttrFlags) -> Result<OwnedFd, LaunchError> {
     let (size, id) = (jail.writable_bytes.to_string(), jail.uid_base.to_string());
     let inodes = (jail.writable_bytes / BYTES_PER_INODE).max(INODES_MIN).to_string();
     let options = [("size", size.as_str()), ("nr_inodes", &inodes), ("mode", "0755"), ("uid", &id), ("gid", &id)];
-    let layer = mount::filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NODEV)
-        .map_err(at("writable layer", &jail.mount_point))?;
+    let layer = mount::filesystem("tmpfs", &options, flags).map_err(at("writable layer", &jail.mount_point))?;
     let place = open_dir(&jail.mount_point).map_err(at("writable layer", &jail.mount_point))?;
     mount::attach(&layer, place.as_fd()).map_err(at("writable layer", &jail.mount_point))?;
     Ok(layer)
@@ -193,7 +180,8 @@ fn host_path(root: &Tree, layers: &Tree, index: usize, path: &HostPath) -> Resul
     Ok(note)
 }
 
-const READ_ONLY: MountAttrFlags =
+/// Flags of what is shown of the host and cannot be written through.
+pub const READ_ONLY: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_RDONLY.union(MountAttrFlags::MOUNT_ATTR_NOSUID).union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// The host directory below, a private layer above.
@@ -244,36 +232,6 @@ fn standard_directories(root: &Tree) -> Result<(), LaunchError> {
     Ok(())
 }
 
-fn devices(root: &Tree) -> Result<(), LaunchError> {
-    let stage = "devices";
-    let owner = root.owner();
-    let ids = [owner.uid.to_string(), owner.gid.to_string()];
-    let [uid, gid] = &ids;
-    let shown = |options: &[(&str, &str)], flags, path: &str| -> Result<(), LaunchError> {
-        let made = mount::filesystem("tmpfs", options, flags).map_err(at(stage, Path::new(path)))?;
-        let place = root
-            .own_directory(below(Path::new(path)), Mode::from_raw_mode(0o755))
-            .map_err(at(stage, Path::new(path)))?;
-        mount::attach(&made, place.as_fd()).map_err(at(stage, Path::new(path)))
-    };
-    let dev = [("size", DEV_BYTES), ("nr_inodes", SECRET_FILES), ("mode", "0755"), ("uid", uid), ("gid", gid)];
-    shown(&dev, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC, "/dev")?;
-    for name in DEVICES {
-        let host = Path::new("/dev").join(name);
-        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let copy = mount::bind(CWD, &host, Reach::One, flags).map_err(at(stage, &host))?;
-        let place = root.file(below(&host)).map_err(at(stage, &host))?;
-        mount::attach(&copy, place.as_fd()).map_err(at(stage, &host))?;
-    }
-    for (path, to) in DEVICE_LINKS {
-        root.symlink(Path::new(path), Path::new(to)).map_err(at(stage, Path::new(path)))?;
-    }
-    for path in ["/dev/pts", "/dev/mqueue"] {
-        root.directory(below(Path::new(path)), Mode::from_raw_mode(0o755)).map_err(at(stage, Path::new(path)))?;
-    }
-    shown(&[("size", SHM_BYTES), ("mode", "1777"), ("uid", uid), ("gid", gid)], INERT, "/dev/shm")
-}
-
 /// `/secrets` for the task's user alone, `/private` for the agent alone. Neither is ever written to swap.
 fn secrets(root: &Tree, jail: &JailConfig, task: Owner) -> Result<(), LaunchError> {
     for (path, owner, bytes) in [("/secrets", task, jail.secrets_bytes), ("/private", root.owner(), PRIVATE_BYTES)] {
@@ -298,7 +256,7 @@ fn secrets(root: &Tree, jail: &JailConfig, task: Owner) -> Result<(), LaunchErro
 }
 
 /// A single file or directory of the host.
-fn bind(root: &Tree, config: &BindConfig) -> Result<(), LaunchError> {
+pub fn bind(root: &Tree, config: &BindConfig) -> Result<(), LaunchError> {
     let mut flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, config.read_only);
     flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !config.exec);

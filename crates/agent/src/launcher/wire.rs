@@ -1,10 +1,10 @@
-//! The launcher's side of its standard input: one packet in with two descriptors, one packet out.
+//! The launcher's side of its standard input: one packet in with descriptors, one packet out.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use moat_agent::launch::{LaunchConfig, LaunchReply};
+use moat_agent::launch::{DESCRIPTORS_MAX, LaunchConfig, LaunchReply};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
@@ -15,10 +15,10 @@ use super::LaunchError;
 /// Largest configuration: a thousand binds with long paths and a generous seccomp filter stay far below.
 const CONFIG_LEN_MAX: u32 = 16 << 20;
 
-/// Receives the configuration and the socket the agent will serve.
-pub fn receive() -> Result<(LaunchConfig, OwnedFd), LaunchError> {
+/// Receives the configuration and the descriptors of the payload.
+pub fn receive() -> Result<(LaunchConfig, Vec<OwnedFd>), LaunchError> {
     let mut length = [0_u8; 4];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got =
         recvmsg(rustix::stdio::stdin(), &mut [IoSliceMut::new(&mut length)], &mut control, RecvFlags::CMSG_CLOEXEC)
@@ -33,10 +33,10 @@ pub fn receive() -> Result<(LaunchConfig, OwnedFd), LaunchError> {
             _ => None,
         })
         .flatten();
-    let (Some(memfd), Some(listener)) = (descriptors.next(), descriptors.next()) else {
-        return Err(LaunchError::new("receive configuration", "the packet carries fewer than two descriptors"));
+    let Some(memfd) = descriptors.next() else {
+        return Err(LaunchError::new("receive configuration", "the packet carries no descriptor"));
     };
-    Ok((read_config(&memfd, u32::from_le_bytes(length))?, listener))
+    Ok((read_config(&memfd, u32::from_le_bytes(length))?, descriptors.collect()))
 }
 
 fn read_config(memfd: &OwnedFd, length: u32) -> Result<LaunchConfig, LaunchError> {

@@ -274,7 +274,7 @@ impl Driver for ContainerDriver {
                 capabilities,
             },
         )?;
-        let launched = launch(&self.binary, &config, listener).await.map_err(launch_failed)?;
+        let launched = launch(&self.binary, &config, vec![listener]).await.map_err(launch_failed)?;
         for note in &launched.notes {
             tracing::warn!(sandbox = %place.id, "{note}");
         }

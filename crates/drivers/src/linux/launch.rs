@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
 
-use moat_agent::launch::{LaunchConfig, LaunchReply};
+use moat_agent::launch::{DESCRIPTORS_MAX, LaunchConfig, LaunchReply};
 use moat_model::ErrorKind;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::net::{
@@ -25,7 +25,7 @@ use super::readiness;
 /// Longest answer: a stage, a path and an errno, or a handful of notes.
 const REPLY_LEN_MAX: usize = 64 << 10;
 
-/// An agent that was started.
+/// An agent or a program that was started.
 #[derive(Debug)]
 pub struct Launched {
     /// Which process it is.
@@ -38,7 +38,7 @@ pub struct Launched {
     pub changes_fd: Option<u32>,
 }
 
-/// Why no agent was started.
+/// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The launcher could not be executed or spoken to.
@@ -60,6 +60,9 @@ pub enum LaunchError {
     /// It ended without saying anything.
     #[error("the launcher ended without an answer: {0}")]
     Died(std::process::ExitStatus),
+    /// What it started was gone before anybody could look at it.
+    #[error("process {0} ended as soon as it was started")]
+    Ended(u32),
     /// It said something else than the protocol has.
     #[error("the launcher's answer makes no sense: {0}")]
     Nonsense(String),
@@ -77,7 +80,7 @@ impl LaunchError {
             Self::Failed { stage, .. } if stage == "user" => ErrorKind::InvalidSpec,
             // Killed while it worked within the sandbox's limits: memory, as a rule.
             Self::Died(_) => ErrorKind::Exhausted,
-            Self::Io { .. } | Self::Failed { .. } | Self::Nonsense(_) => ErrorKind::Internal,
+            Self::Io { .. } | Self::Failed { .. } | Self::Ended(_) | Self::Nonsense(_) => ErrorKind::Internal,
         }
     }
 }
@@ -93,15 +96,19 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     Ok(listener.into())
 }
 
-/// Executes the launcher and waits for its answer. Dropping the future kills the launcher, and the launcher's death ends
-/// what it was building.
-pub async fn launch(binary: &AgentBinary, config: &LaunchConfig, listener: OwnedFd) -> Result<Launched, LaunchError> {
+/// Executes the launcher with the descriptors of the payload and waits for its answer. Dropping the future kills the
+/// launcher, and the launcher's death ends what it was building.
+pub async fn launch(
+    binary: &AgentBinary,
+    config: &LaunchConfig,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Launched, LaunchError> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(LaunchError::io("make a socket pair"))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(LaunchError::io("make a socket pair"))?;
     let text = serde_json::to_vec(config).map_err(|e| LaunchError::Nonsense(format!("configuration: {e}")))?;
-    send_config(&ours, &text, &listener).map_err(LaunchError::io("send the launch configuration"))?;
-    drop(listener);
+    send_config(&ours, &text, &descriptors).map_err(LaunchError::io("send the launch configuration"))?;
+    drop(descriptors);
     let mut launcher = Command::new(binary.path())
         .arg0("moat-agent")
         .arg("launch")
@@ -122,7 +129,10 @@ pub async fn launch(binary: &AgentBinary, config: &LaunchConfig, listener: Owned
     // The launcher ends by itself now; tokio collects it. Waiting here would wait for its mount namespace to be torn down.
     match (serde_json::from_slice(&answer.text), answer.pidfd) {
         (Ok(LaunchReply::Started { pid, notes, changes_fd }), Some(pidfd)) => {
-            let identity = ProcessIdentity::of(pid).map_err(LaunchError::io("identify the agent"))?;
+            let identity = ProcessIdentity::of(pid).map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => LaunchError::Ended(pid),
+                _ => LaunchError::Io { doing: "identify what was started", source },
+            })?;
             Ok(Launched { identity, pidfd, notes, changes_fd })
         }
         (Ok(LaunchReply::Started { .. }), None) => Err(LaunchError::Nonsense("no pidfd came with it".to_owned())),
@@ -132,16 +142,17 @@ pub async fn launch(binary: &AgentBinary, config: &LaunchConfig, listener: Owned
 }
 
 /// Puts the one packet into the socket before anybody reads from it: it fits, so this never waits.
-fn send_config(socket: &OwnedFd, text: &[u8], listener: &OwnedFd) -> io::Result<()> {
+fn send_config(socket: &OwnedFd, text: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
     let mut memfd = std::fs::File::from(memfd_create("moat-launch", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
     memfd.write_all(text)?;
     fcntl_add_seals(&memfd, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     let length = u32::try_from(text.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?.to_le_bytes();
-    let descriptors: [BorrowedFd<'_>; 2] = [memfd.as_fd(), listener.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let all: Vec<BorrowedFd<'_>> =
+        std::iter::once(memfd.as_fd()).chain(descriptors.iter().map(OwnedFd::as_fd)).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::Error::other("no room for two descriptors"));
+    if !control.push(SendAncillaryMessage::ScmRights(&all)) {
+        return Err(io::Error::other(format!("{} descriptors, of {DESCRIPTORS_MAX} at most", descriptors.len())));
     }
     sendmsg(socket, &[IoSlice::new(&length)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())

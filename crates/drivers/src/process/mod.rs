@@ -179,7 +179,7 @@ impl Driver for ProcessDriver {
         let socket = place.run_dir.join("agent.sock");
         let listener = launch::listen(&socket)
             .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("agent socket {}", socket.display()), e))?;
-        let launched = launch::launch(&self.binary, &self.launch_config(place, spec), listener)
+        let launched = launch::launch(&self.binary, &self.launch_config(place, spec), vec![listener])
             .await
             .map_err(|e| Error::caused_by(e.kind(), "launch", e))?;
         ProcessRecord { cgroup: place.id.to_string(), socket, process: launched.identity }.write()

@@ -59,7 +59,7 @@ async fn every_failed_step_is_named() {
         let mut config = config(&host);
         spoil(&mut config);
         let listener = listen(&host.dir.path().join("agent.sock")).unwrap();
-        let failed = launch(&binary, &config, listener).await.unwrap_err();
+        let failed = launch(&binary, &config, vec![listener]).await.unwrap_err();
         let LaunchError::Failed { stage: said_stage, detail: said } = &failed else { panic!("{failed:?}") };
         assert_eq!(said_stage, stage, "{said}");
         assert!(said.contains(detail) || stage == "set host name", "{stage}: {said}");

@@ -31,6 +31,9 @@ pub enum Devices {
     Any,
     /// The stock list.
     Stock,
+    /// The stock list, and character devices by major and minor number, nodes of which may also be made in the group: the
+    /// launcher makes them while it is root of the host, and nobody inside can.
+    StockAnd(&'static [(u32, u32)]),
 }
 
 /// Limits of a group, with the node's defaults filled in. `None` is "no limit", because the operator said so.
@@ -173,12 +176,18 @@ pub(super) fn pids(limits: &Limits) -> Vec<Setting> {
 
 /// Writes for the version 1 devices controller.
 pub(super) fn devices(limits: &Limits) -> Vec<Setting> {
-    match limits.devices {
-        Devices::Any => Vec::new(),
-        Devices::Stock => std::iter::once(Setting::new("devices", "devices.deny", "a"))
-            .chain(STOCK_DEVICES.into_iter().map(|rule| Setting::new("devices", "devices.allow", rule)))
-            .collect(),
-    }
+    let also = match limits.devices {
+        Devices::Any => return Vec::new(),
+        Devices::Stock => &[],
+        Devices::StockAnd(also) => also,
+    };
+    std::iter::once(Setting::new("devices", "devices.deny", "a"))
+        .chain(STOCK_DEVICES.into_iter().map(|rule| Setting::new("devices", "devices.allow", rule)))
+        .chain(
+            also.iter()
+                .map(|(major, minor)| Setting::new("devices", "devices.allow", format!("c {major}:{minor} rwm"))),
+        )
+        .collect()
 }
 
 /// The version 1 number that the scheduler treats like a version 2 weight: the kernel's own conversion, so that the same

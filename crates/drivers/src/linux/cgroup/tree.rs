@@ -161,7 +161,7 @@ impl Hierarchy {
     fn hierarchies(&self, limits: &Limits) -> Vec<(Version, PathBuf)> {
         let wanted = |controller: Controller| match controller {
             Controller::Cpuset => limits.cpuset.is_some(),
-            Controller::Devices => limits.devices == Devices::Stock,
+            Controller::Devices => limits.devices != Devices::Any,
             Controller::Freezer => self.mounts.unified.is_none(),
             Controller::Memory | Controller::Cpu | Controller::Cpuacct | Controller::Pids => true,
         };
