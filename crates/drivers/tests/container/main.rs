@@ -20,6 +20,7 @@ mod launcher;
 mod layers;
 mod lifecycle;
 mod limits;
+mod program;
 mod root;
 mod tune;
 mod wired;

@@ -91,13 +91,13 @@ impl Drop for Wire {
     }
 }
 
-fn shell(script: &str) {
+pub fn shell(script: &str) {
     let done = Command::new("sh").args(["-ec", script]).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// Whether namespaces can be made with the programs of this machine.
-fn can_wire(id: &str) -> bool {
+pub fn can_wire(id: &str) -> bool {
     let found = ["ip", "unshare", "nsenter"].into_iter().find(|name| {
         !std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(name).exists())
     });

@@ -134,10 +134,11 @@ pub fn outcome<T>(done: io::Result<T>) -> String {
 
 /// `EPERM` and friends; a number where no test has asked for the name yet.
 pub fn errno_name(error: &io::Error) -> String {
-    const NAMES: [(i32, &str); 25] = [
+    const NAMES: [(i32, &str); 26] = [
         (libc::EAFNOSUPPORT, "EAFNOSUPPORT"),
         (libc::ESOCKTNOSUPPORT, "ESOCKTNOSUPPORT"),
         (libc::ENOTTY, "ENOTTY"),
+        (libc::EFBIG, "EFBIG"),
         (libc::ENXIO, "ENXIO"),
         (libc::EPERM, "EPERM"),
         (libc::ENOENT, "ENOENT"),

@@ -35,6 +35,17 @@ pub fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
         ["env"] => std::env::vars().for_each(|(name, value)| println!("{name}={value}")),
         ["ids"] => ids()?,
         ["fds"] => fds()?,
+        ["show", path] => print!("{}", std::fs::read_to_string(path).with_context(|| format!("read {path}"))?),
+        ["names", path] => {
+            let entries = std::fs::read_dir(path).with_context(|| format!("list {path}"))?;
+            entries.filter_map(Result::ok).for_each(|entry| println!("{}", entry.file_name().to_string_lossy()));
+        }
+        ["tries", rest @ ..] => {
+            for word in rest {
+                let (call, argument) = word.split_once(' ').map_or((*word, None), |(call, rest)| (call, Some(rest)));
+                println!("{word}: {}", attempt::attempt(call, argument)?);
+            }
+        }
         ["args", rest @ ..] => rest.iter().for_each(|word| println!("{word}")),
         ["alloc", mib] => alloc(number(mib)?)?,
         ["forks", count] => forks(number(count)?)?,

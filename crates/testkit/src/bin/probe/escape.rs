@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt as _, MetadataExt};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, bail};
@@ -18,13 +18,14 @@ use libc::{c_int, c_long, syscall};
 use crate::attempt::{errno_name, outcome};
 
 /// Names [`attempt`] knows.
-pub const NAMES: [&str; 27] = [
+pub const NAMES: [&str; 28] = [
     "abstract-connect",
     "adjtimex",
     "capset-all",
     "chroot-breakout",
     "clone-flags",
     "clone3-user",
+    "grow",
     "kill-hard",
     "list",
     "open-tree",
@@ -57,6 +58,10 @@ pub fn attempt(call: &str, argument: &str) -> anyhow::Result<String> {
         "chroot-breakout" => return chroot_breakout(argument),
         "clone-flags" => clone_flags(number(argument)?),
         "clone3-user" => clone3_user(),
+        "grow" => {
+            let (path, bytes) = argument.split_once('=').context("grow needs <path>=<bytes>")?;
+            grow(path, bytes.parse()?)
+        }
         "kill-hard" => called(libc::SYS_kill, &[number(argument)?, i64::from(libc::SIGKILL)]),
         "list" => outcome(fs::read_dir(argument)),
         "open-tree" => open_tree(argument)?,
@@ -224,6 +229,14 @@ fn read_bytes(path: &str) -> String {
 
 fn write_text(path: &str, text: &str) -> String {
     outcome(fs::File::options().write(true).open(path).and_then(|mut file| file.write_all(text.as_bytes())))
+}
+
+/// Writes the last byte of a file that long. The signal that comes with a limit is not for us.
+fn grow(path: &str, bytes: u64) -> String {
+    // SAFETY: takes no pointers but the constant that means to ignore.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    let file = fs::File::options().create(true).truncate(false).write(true).open(path);
+    outcome(file.and_then(|file| file.write_all_at(b"x", bytes - 1)))
 }
 
 /// Follows a link we make: a reader outside that trusts paths would be led astray; we must not be.

@@ -19,6 +19,8 @@ const USAGE: &str = "usage: probe <verb> [arguments]
   both                           one line on each output
   echo                           standard input to standard output, then end
   env | ids | fds | args …       print the environment, user and capabilities, open files, arguments
+  show <file>                    print it
+  names <directory>              print what is in it
   alloc <MiB>                    touch that much memory, print `allocated`, hold
   forks <count>                  start children that hold; print how many started and the errno that stopped it
   tree <depth>                   children in sessions of their own that outlive nothing but a cgroup kill; hold
@@ -27,7 +29,8 @@ const USAGE: &str = "usage: probe <verb> [arguments]
   listen                         print a port of 127.0.0.1; answer each connection with what it says, then `bye`
   web <port> <port>              a web server on loopback (`moat_testkit::web`), and WebSockets that echo; print `ready`
   connect <host:port>            print `ok` or the errno
-  try <call> [argument]          attempt it, print `ok` or the errno; `probe try list` names the calls";
+  try <call> [argument]          attempt it, print `ok` or the errno; `probe try list` names the calls
+  tries <'call argument'> …      several of them, each answer after its call";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
