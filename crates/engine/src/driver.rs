@@ -72,7 +72,9 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// that was given up has no record to kill by. Not called for [`Resource::UidRange`] and [`Resource::Network`].
     async fn release(&self, resource: &Resource) -> Result<()>;
 
-    /// Finds the sandbox again. One that may be frozen is thawed before this is asked.
+    /// Finds the sandbox again. One that may be frozen is thawed before this is asked. One that lies on disk is left there.
+    /// If the daemon died in the middle of a stow or an unstow, what is found decides: where what lies on disk is whole and
+    /// nothing else is certain, it is stowed, and whatever was reading it back is ended first; otherwise it is alive or gone.
     async fn recover(&self, record: &Record) -> Result<Recovered>;
 
     /// What it has used, and whether the kernel killed anything in it for memory. Works after its processes ended, as
@@ -108,14 +110,16 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 /// Ability to move a frozen sandbox from memory to disk and back: the lowest rung of the pause ladder.
 ///
 /// What lies on disk is in the sandbox's own directories, named by `plan`; its record stays as it is. `kill` and `release`
-/// work on a stowed sandbox too, and `recover` says [`Recovered::Stowed`].
+/// work on a stowed sandbox too, [`Freezer::thaw`] leaves it where it is and succeeds, and `recover` says
+/// [`Recovered::Stowed`]. Both calls may be dropped in the middle: after `stow` comes `thaw` or `kill`, after `unstow` comes
+/// `kill`. The agent's connection ends when the memory is given back; nobody takes that for a loss.
 #[async_trait]
 pub trait Stower: Send + Sync {
     /// Writes a frozen sandbox to disk, synced, and then ends what ran it: its memory goes back to the host. If this fails,
     /// it is frozen still. Idempotent.
     async fn stow(&self, record: &Record) -> Result<()>;
     /// Brings it back. Its clock is right and its randomness fresh before anything of the user runs; it has the same identity.
-    /// If this fails, it is stowed still.
+    /// If this fails, it is stowed still: what lies on disk is removed no earlier than it runs.
     async fn unstow(&self, record: &Record) -> Result<Arc<dyn Guest>>;
 }
 
@@ -124,7 +128,8 @@ pub trait Stower: Send + Sync {
 /// randomness and the right time; nothing of the user runs before that, and a guest that does not confirm it is killed.
 #[async_trait]
 pub trait Snapshotter: Send + Sync {
-    /// Writes a frozen sandbox into the new directory `into`, synced, with a manifest of what it needs. The sandbox stays frozen.
+    /// Writes a frozen sandbox into the new directory `into`, synced, with a manifest of what it needs. The sandbox stays
+    /// frozen. If this fails or is dropped, what is there is the caller's to remove.
     async fn snapshot(&self, record: &Record, into: &Path) -> Result<Captured>;
 }
 
@@ -143,9 +148,9 @@ pub trait Capturer: Send + Sync {
 /// What was kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Captured {
-    /// Size of the file.
+    /// Size of the file, or of everything in the directory.
     pub bytes: u64,
-    /// Files, directories, links and whiteouts in it.
+    /// Files, directories, links and whiteouts in it; of a machine, the files it is kept in.
     pub entries: u64,
     /// The state of its processes was kept too.
     pub memory: bool,
@@ -165,7 +170,7 @@ pub trait Tuner: Send + Sync {
 pub trait Freezer: Send + Sync {
     /// Returns when nothing in it runs any more. Idempotent.
     async fn freeze(&self, record: &Record) -> Result<()>;
-    /// Lets it go on. Idempotent.
+    /// Lets it go on. Idempotent, and succeeds for one that lies on disk or in which nothing runs.
     async fn thaw(&self, record: &Record) -> Result<()>;
 }
 

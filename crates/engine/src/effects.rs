@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_agent::protocol::MainState;
-use moat_model::lifecycle::{Deadlines, Effect, Fact, MainSeen, Rewiring};
+use moat_model::lifecycle::{CaptureKind, Deadlines, Effect, Fact, MainSeen, Rewiring};
 use moat_model::network::NetworkLease;
 use moat_model::spec::Resources;
 use moat_model::{ErrorKind, ProcessSpec, Resource};
@@ -28,7 +28,9 @@ pub enum Outcome {
     Created(Record),
     /// The agent.
     AgentReady(Arc<dyn Guest>),
-    /// What was kept of its files.
+    /// The agent of one that was read back from disk.
+    Unstowed(Arc<dyn Guest>),
+    /// What was kept of it.
     Captured(Captured),
     /// The agent, found again.
     Adopted(Arc<dyn Guest>, MainSeen),
@@ -56,7 +58,9 @@ pub async fn perform(effect: Effect, context: Context) -> Outcome {
         Effect::StartMain => start_main(&context).await,
         Effect::Freeze => freeze(&context, limits).await,
         Effect::Thaw => thaw(&context, limits).await,
-        Effect::Capture(into) => capture(&context, &into, limits).await,
+        Effect::Stow => stow(&context, limits).await,
+        Effect::Unstow => unstow(&context, limits).await,
+        Effect::Capture { kind, into } => capture(&context, kind, &into, limits).await,
         Effect::Retune(resources) => retune(&context, &resources, limits).await,
         Effect::Rewire(rewiring) => rewire(&context, &rewiring, limits).await,
         Effect::Destroy { polite } => destroy(&context, polite, limits).await,
@@ -71,9 +75,12 @@ pub async fn perform(effect: Effect, context: Context) -> Outcome {
             },
             Err(error) => Outcome::Fact(Fact::SignalFailed(error.chain())),
         },
-        Effect::AbandonStart | Effect::AbandonCapture | Effect::WatchAgent | Effect::WatchMain | Effect::Forget => {
-            Outcome::Fact(Fact::Ticked)
-        }
+        Effect::AbandonStart
+        | Effect::AbandonCapture
+        | Effect::AbandonStow
+        | Effect::WatchAgent
+        | Effect::WatchMain
+        | Effect::Forget => Outcome::Fact(Fact::Ticked),
     }
 }
 
@@ -85,7 +92,9 @@ pub fn failure(effect: &Effect, detail: String) -> Fact {
         Effect::StartMain => Fact::MainStartFailed(detail),
         Effect::Freeze => Fact::FreezeFailed(detail),
         Effect::Thaw => Fact::ThawFailed(detail),
-        Effect::Capture(_) => Fact::CaptureFailed(detail),
+        Effect::Stow => Fact::StowFailed(detail),
+        Effect::Unstow => Fact::UnstowFailed(detail),
+        Effect::Capture { .. } => Fact::CaptureFailed(detail),
         Effect::Retune(_) => Fact::RetuneFailed(detail),
         Effect::Rewire(_) => Fact::RewireInDoubt(detail),
         Effect::Destroy { .. } => Fact::DestroyFailed(detail),
@@ -93,9 +102,12 @@ pub fn failure(effect: &Effect, detail: String) -> Fact {
         Effect::Release(resource) => Fact::ReleaseFailed(resource.clone(), detail),
         Effect::Recover { .. } => Fact::RecoverFailed(detail),
         Effect::Signal(_) => Fact::SignalFailed(detail),
-        Effect::AbandonStart | Effect::AbandonCapture | Effect::WatchAgent | Effect::WatchMain | Effect::Forget => {
-            Fact::Ticked
-        }
+        Effect::AbandonStart
+        | Effect::AbandonCapture
+        | Effect::AbandonStow
+        | Effect::WatchAgent
+        | Effect::WatchMain
+        | Effect::Forget => Fact::Ticked,
     }
 }
 
@@ -111,6 +123,12 @@ impl Context {
 
     fn network(&self) -> Result<NetworkLease> {
         self.record.state.network.ok_or_else(|| Error::new(ErrorKind::Internal, "change the network: there is none"))
+    }
+
+    /// What the network knows of it, with the rules on record as in force.
+    fn attachment(&self) -> Attachment {
+        let SandboxRecord { place, state, .. } = &*self.record;
+        Attachment::of(place, state.isolation, &state.spec)
     }
 
     fn driver_record(&self) -> Result<&Record> {
@@ -134,7 +152,7 @@ async fn create(context: &Context) -> Outcome {
     let state = &context.record.state;
     let create = async {
         if let Some(lease) = &state.network {
-            context.fabric.attach(lease, &Attachment::of(&state.id, &state.spec)).await?;
+            context.fabric.attach(lease, &context.attachment()).await?;
         }
         context.driver.create(&context.record.place, &state.spec).await
     };
@@ -209,10 +227,39 @@ async fn thaw(context: &Context, limits: Deadlines) -> Outcome {
     }
 }
 
-async fn capture(context: &Context, into: &Path, limits: Deadlines) -> Outcome {
+// All memory of a sandbox is written, or read, as everything it changed is in a capture.
+
+async fn stow(context: &Context, limits: Deadlines) -> Outcome {
+    let stow = async {
+        let Some(stower) = context.driver.stower() else { return Err(cannot(context, "pause", "stow")) };
+        stower.stow(context.driver_record()?).await
+    };
+    match bounded(limits.capture, "write to disk", stow).await {
+        Ok(()) => Outcome::Fact(Fact::Stowed),
+        Err(error) => Outcome::Failed(Fact::StowFailed(error.chain()), error.kind),
+    }
+}
+
+async fn unstow(context: &Context, limits: Deadlines) -> Outcome {
+    let unstow = async {
+        let Some(stower) = context.driver.stower() else { return Err(cannot(context, "pause", "stow")) };
+        stower.unstow(context.driver_record()?).await
+    };
+    match bounded(limits.capture, "read from disk", unstow).await {
+        Ok(guest) => Outcome::Unstowed(guest),
+        Err(error) => Outcome::Failed(Fact::UnstowFailed(error.chain()), error.kind),
+    }
+}
+
+async fn capture(context: &Context, kind: CaptureKind, into: &Path, limits: Deadlines) -> Outcome {
     let capture = async {
-        let Some(capturer) = context.driver.capturer() else { return Err(cannot(context, "capture", "keep files")) };
-        capturer.capture(context.driver_record()?, into).await
+        let (record, driver) = (context.driver_record()?, &context.driver);
+        match (kind, driver.capturer(), driver.snapshotter()) {
+            (CaptureKind::Files, Some(capturer), _) => capturer.capture(record, into).await,
+            (CaptureKind::Machine, _, Some(snapshotter)) => snapshotter.snapshot(record, into).await,
+            (CaptureKind::Files, ..) => Err(cannot(context, "capture", "keep files")),
+            (CaptureKind::Machine, ..) => Err(cannot(context, "capture", "keep a machine")),
+        }
     };
     match bounded(limits.capture, "capture", capture).await {
         Ok(captured) => Outcome::Captured(captured),
@@ -234,8 +281,7 @@ async fn retune(context: &Context, resources: &Resources, limits: Deadlines) -> 
 /// Gives it another network. If that fails, or nobody can say whether it did, the one it had is asked for again; except in
 /// a claim, which ends the sandbox.
 async fn rewire(context: &Context, rewiring: &Rewiring, limits: Deadlines) -> Outcome {
-    let state = &context.record.state;
-    let before = Attachment::of(&state.id, &state.spec);
+    let before = context.attachment();
     let wanted = Attachment { spec: rewiring.to.clone(), ..before.clone() };
     let change = async |to: &Attachment, doing: &str| {
         let change = async { context.fabric.change(&context.network()?, to).await };
@@ -312,7 +358,7 @@ async fn recover(context: &Context, thaw: bool, limits: Deadlines) -> Outcome {
             freezer.thaw(record).await?;
         }
         match context.driver.recover(record).await? {
-            Recovered::Stowed => Ok(Outcome::Fact(Fact::FoundGone("it lies on disk".to_owned()))),
+            Recovered::Stowed => Ok(Outcome::Fact(Fact::FoundStowed)),
             Recovered::Gone { detail } => Ok(Outcome::Fact(Fact::FoundGone(detail))),
             Recovered::Alive(guest) => {
                 let seen = match guest.hello().await?.main {

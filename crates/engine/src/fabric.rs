@@ -29,10 +29,10 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use moat_model::lifecycle::{Phase, Rung, State};
 use moat_model::network::{NetworkLease, NetworkSpec};
-use moat_model::{ErrorKind, Namespace, SandboxId, SandboxSpec};
+use moat_model::{ErrorKind, Isolation, Namespace, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::driver::Requirement;
+use crate::driver::{Place, Requirement, VMM_UID};
 use crate::error::{Error, Result};
 
 /// Whatever connects sandboxes. See the module for the contract.
@@ -88,23 +88,24 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Of this sandbox.
-    pub fn of(id: &SandboxId, spec: &SandboxSpec) -> Self {
+    /// Of the sandbox that is put at `place` by a driver that gives `isolation`. A virtual machine has a tap, and its monitor
+    /// opens that as a user of the sandbox's own range.
+    pub fn of(place: &Place, isolation: Isolation, spec: &SandboxSpec) -> Self {
         Self {
-            id: id.clone(),
+            id: place.id.clone(),
             namespace: spec.namespace.clone(),
             labels: spec.labels.clone(),
             pooled: spec.origin.owner == moat_model::spec::Owner::Pool,
             spec: spec.network.clone(),
-            tap_owner: None,
+            tap_owner: (isolation == Isolation::Microvm).then(|| place.uid_base.saturating_add(VMM_UID)),
         }
     }
 
     /// Of a sandbox as an earlier daemon left it. One whose network was just being changed is treated as nobody's until it
     /// is found and the change is asked for again: which rules the kernel goes by is not known. So is one in which nothing
     /// runs any more, or ever will: its name may be another's already.
-    pub fn recorded(state: &State) -> Self {
-        let attachment = Self::of(&state.id, &state.spec);
+    pub fn recorded(place: &Place, state: &State) -> Self {
+        let attachment = Self::of(place, state.isolation, &state.spec);
         let lifeless = match &state.phase {
             Phase::Pending | Phase::Preparing { .. } => true,
             Phase::Stopping(stopping) => matches!(stopping.rung, Rung::Measuring | Rung::Releasing { .. }),

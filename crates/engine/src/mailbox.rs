@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use moat_model::lifecycle::{Request, SandboxView, State, Step};
+use moat_model::lifecycle::{CaptureKind, Request, SandboxView, State, Step};
 use moat_model::network::NetworkSpec;
 use moat_model::spec::{ClaimSpec, StopSpec};
 use moat_model::{ErrorKind, SandboxId, SandboxSpec};
@@ -22,8 +22,8 @@ use crate::guest::Guest;
 const ENDS_MAX: usize = 8;
 /// Other requests waiting for one actor.
 const OTHERS_MAX: usize = 64;
-/// An actor never waits inside a turn, and what it answers late (a freeze) has a bound of its own, ten seconds unless the
-/// operator gave it more. Nothing heard for longer than this: it is gone.
+/// An actor never waits inside a turn, and what it answers late has a bound of its own. Nothing heard for longer than this:
+/// it is gone.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Something asked of an actor.
@@ -36,7 +36,7 @@ pub enum Ask {
         /// Where the answer goes.
         reply: oneshot::Sender<()>,
     },
-    /// Freeze or thaw. Answered when it has come to something.
+    /// Pause or resume. Answered when it has come to something.
     Freeze {
         /// Pause or resume.
         request: Request,
@@ -64,8 +64,10 @@ pub enum Ask {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<SandboxView>>,
     },
-    /// Keep its files. Answered when that is done and it goes on, or was given up.
+    /// Keep its files, or the whole machine. Answered when that is done and it goes on, or was given up.
     Capture {
+        /// Which of the two.
+        kind: CaptureKind,
         /// Where to.
         into: PathBuf,
         /// Where the answer goes.
@@ -222,9 +224,9 @@ impl Handle {
         self.ask(queue, |reply| Ask::End { request, reply }).await
     }
 
-    /// Pauses or resumes; returns when that has come to something.
-    pub async fn freeze(&self, request: Request) -> Result<SandboxView> {
-        self.ask(&self.other, |reply| Ask::Freeze { request, reply }).await?
+    /// Pauses or resumes, within `limit`; returns when that has come to something.
+    pub async fn freeze(&self, request: Request, limit: Duration) -> Result<SandboxView> {
+        self.ask_within(limit, &self.other, |reply| Ask::Freeze { request, reply }).await?
     }
 
     /// Gives it a new life span.
@@ -242,9 +244,9 @@ impl Handle {
         self.ask_within(limit, &self.other, |reply| Ask::Rewire { wanted, reply }).await?
     }
 
-    /// Keeps its files, within `limit`.
-    pub async fn capture(&self, into: PathBuf, limit: Duration) -> Result<Captured> {
-        self.ask_within(limit, &self.other, |reply| Ask::Capture { into, reply }).await?
+    /// Keeps its files or the whole machine, within `limit`.
+    pub async fn capture(&self, kind: CaptureKind, into: PathBuf, limit: Duration) -> Result<Captured> {
+        self.ask_within(limit, &self.other, |reply| Ask::Capture { kind, into, reply }).await?
     }
 
     /// Notes that it is in use. A full mailbox is full of uses.

@@ -25,7 +25,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use moat_agent::protocol::GuestProcess;
 pub use moat_model::lifecycle::Deadlines;
-use moat_model::lifecycle::{Event, Fact, PhaseName, Request, SandboxView, State, Step, step};
+use moat_model::lifecycle::{
+    CaptureKind, Event, Fact, PauseTo, PhaseName, Request, SandboxView, State, Step, step,
+};
 use moat_model::network::{NetworkLease, NetworkSpec};
 use moat_model::spec::{ClaimSpec, ExecSpec, OnTimeout, StopSpec};
 use moat_model::{Cause, ErrorKind, Isolation, Resource, SandboxId, SandboxSpec, Timestamp};
@@ -33,7 +35,7 @@ use moat_model::{Cause, ErrorKind, Isolation, Resource, SandboxId, SandboxSpec, 
 use tokio::time::Instant;
 
 use crate::absent::AbsentDriver;
-use crate::actor::{Actor, Shared, capture_within, rewire_within};
+use crate::actor::{Actor, Shared, capture_within, pause_within, rewire_within};
 use crate::allocator::{UIDS_PER_BLOCK, UidAllocator};
 use crate::clock::Clock;
 use crate::driver::{Captured, Driver, Place, Usage};
@@ -233,19 +235,20 @@ impl Engine {
         self.ended(&handle, Duration::ZERO).await
     }
 
-    /// Freezes it; resolves when nothing in it is scheduled any more.
-    pub async fn pause(&self, id: &SandboxId) -> Result<SandboxView> {
-        self.handle(id)?.freeze(Request::Pause).await
+    /// Pauses it; resolves when nothing in it is scheduled any more, and, for a pause to disk, its memory was given back. One
+    /// that cannot be written to disk stays paused in memory, and that is an error. One that is paused deeper stays there.
+    pub async fn pause(&self, id: &SandboxId, to: PauseTo) -> Result<SandboxView> {
+        self.handle(id)?.freeze(Request::Pause(to), self.pause_within(Some(to))).await
     }
 
-    /// Lets it go on, with what was left of its life span. Paused for a time limit, it gets its spec's span again.
+    /// Lets it go on, in memory or on disk as it was, with what was left of its life span. Paused for a time limit, it gets its spec's span again.
     pub async fn resume(&self, id: &SandboxId) -> Result<SandboxView> {
-        self.handle(id)?.freeze(Request::Resume { timeout: None }).await
+        self.handle(id)?.freeze(Request::Resume { timeout: None }, self.pause_within(None)).await
     }
 
     /// Lets it go on with this life span. One that runs already gets it too, if that is no shorter than what it has.
     pub async fn resume_for(&self, id: &SandboxId, timeout: Duration) -> Result<SandboxView> {
-        self.handle(id)?.freeze(Request::Resume { timeout: Some(timeout) }).await
+        self.handle(id)?.freeze(Request::Resume { timeout: Some(timeout) }, self.pause_within(None)).await
     }
 
     /// Gives it a life span from now: `span`, or its spec's. Never less than it has, unless `shorten` says so. A sandbox
@@ -270,8 +273,13 @@ impl Engine {
     /// Keeps what was changed in its file system in the new file `into`, while it stands still. Ending it meanwhile gives
     /// this up at once. After an error what is at `into` is the caller's to remove.
     pub async fn capture(&self, id: &SandboxId, into: PathBuf) -> Result<Captured> {
-        let limits = self.inner.config.deadlines;
-        self.handle(id)?.capture(into, capture_within(limits.effect, limits.capture)).await
+        self.keep(id, CaptureKind::Files, into).await
+    }
+
+    /// Keeps the whole machine, memory and disks, in the new directory `dir`, while it stands still; others are made from it
+    /// by [`SandboxSpec::restore`]. Otherwise as [`Engine::capture`]. One that is paused on disk is a `Conflict`.
+    pub async fn snapshot(&self, id: &SandboxId, dir: PathBuf) -> Result<Captured> {
+        self.keep(id, CaptureKind::Machine, dir).await
     }
 
     /// Ends it, from whatever phase, and forgets its record; resolves when it is forgotten.
@@ -351,6 +359,16 @@ impl Engine {
 
     // --- beneath -----------------------------------------------------------------------------------------------------
 
+    async fn keep(&self, id: &SandboxId, kind: CaptureKind, into: PathBuf) -> Result<Captured> {
+        let limits = self.inner.config.deadlines;
+        self.handle(id)?.capture(kind, into, capture_within(limits.effect, limits.capture)).await
+    }
+
+    fn pause_within(&self, to: Option<PauseTo>) -> Duration {
+        let limits = self.inner.config.deadlines;
+        pause_within(to, limits.effect, limits.capture)
+    }
+
     fn table(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Handle>> {
         // Entries are inserted and removed whole, so a panic elsewhere cannot have left the map half changed.
         self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -378,7 +396,9 @@ impl Engine {
     /// Before the first actor runs: every place that a record names is taken, whatever driver it needs and whether that is
     /// there, and what no record names is gone.
     async fn restore_networks(&self, records: &[SandboxRecord]) -> Result<()> {
-        let held = records.iter().filter_map(|record| Some((network_of(record)?, Attachment::recorded(&record.state))));
+        let held = records
+            .iter()
+            .filter_map(|record| Some((network_of(record)?, Attachment::recorded(&record.place, &record.state))));
         self.inner.shared.fabric.restore(held.collect()).await.map_err(|error| {
             Error::caused_by(
                 error.kind,
@@ -411,7 +431,8 @@ impl Engine {
             resources.push(Resource::UidRange { base: uid_base, count: UIDS_PER_BLOCK });
         }
         if spec.network.is_wired() {
-            let lease = shared.fabric.reserve(&Attachment::of(&id, &spec)).inspect_err(|_| {
+            let attachment = Attachment::of(&place, description.isolation, &spec);
+            let lease = shared.fabric.reserve(&attachment).inspect_err(|_| {
                 // Nothing is recorded, so nobody else gives it back.
                 if uid_base != 0 {
                     shared.uids.free(uid_base);
@@ -424,7 +445,8 @@ impl Engine {
         resources.extend(planned.into_iter().filter(|resource| !is_engines(resource)));
 
         let at = shared.clock.now();
-        let state = State::accepted(id, spec, description.name, description.isolation, config.deadlines, at);
+        let mut state = State::accepted(id, spec, description.name, description.isolation, config.deadlines, at);
+        state.accelerator = description.accelerator.map(str::to_owned);
         let record = SandboxRecord { version: RECORD_VERSION, state, place, driver_record: None };
         let handle = self.spawn(record, driver, Fact::Planned(resources), &mut table);
         Ok(handle)
@@ -456,13 +478,13 @@ impl Engine {
         let actor = Actor::new(record, Arc::clone(&driver), self.inner.shared.clone(), inbox, signals);
         let keeper = self.clone();
         self.inner.tasks.spawn(TaskKind::Actor, id.to_string(), async move {
-            keeper.keep(id, driver, actor, first).await;
+            keeper.tend(id, driver, actor, first).await;
         });
         handle
     }
 
     /// Runs an actor to its end; one that breaks is counted and replaced by one that ends the sandbox.
-    async fn keep(&self, id: SandboxId, driver: Arc<dyn Driver>, mut actor: Actor, mut first: Fact) {
+    async fn tend(&self, id: SandboxId, driver: Arc<dyn Driver>, mut actor: Actor, mut first: Fact) {
         for _ in 0..=REPLACEMENTS_MAX {
             if AssertUnwindSafe(actor.run(first)).catch_unwind().await.is_ok() {
                 if actor.is_forgotten() {
@@ -548,6 +570,18 @@ fn validate(driver: &dyn Driver, spec: &SandboxSpec) -> Result<()> {
     if limited && spec.on_timeout == OnTimeout::Pause && driver.freezer().is_none() {
         let why = format!("driver {} cannot pause; leave it at kill", driver.describe().name);
         return Err(Error::invalid("on_timeout", why));
+    }
+    if let Some(snapshot) = &spec.restore {
+        // A machine goes on under what it was kept by, and under nothing else.
+        let name = driver.describe().name;
+        if name != snapshot.driver {
+            let why = format!("it was kept by driver {}, and {name} cannot go on with it", snapshot.driver);
+            return Err(Error::invalid("restore", why));
+        }
+        if driver.snapshotter().is_none() {
+            let why = format!("driver {name} cannot make a sandbox from a machine that was kept");
+            return Err(Error::invalid("restore", why));
+        }
     }
     driver.validate(spec)
 }

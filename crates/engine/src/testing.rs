@@ -40,14 +40,18 @@ pub fn spec(command: &str, args: &[&str]) -> SandboxSpec {
 pub fn record(n: u8) -> SandboxRecord {
     let at = Timestamp::from_millis(5);
     let state = State::accepted(id(n), spec("app", &[]), "fake", Isolation::Container, Deadlines::default(), at);
-    let place = Place {
-        id: id(n),
-        run_dir: format!("/run/moat/sandboxes/{}", id(n)).into(),
-        data_dir: format!("/var/lib/moat/alloc/{}", id(n)).into(),
+    SandboxRecord { version: RECORD_VERSION, state, place: place(&id(n)), driver_record: None }
+}
+
+/// A place of this sandbox, without ids of its own.
+pub fn place(id: &SandboxId) -> Place {
+    Place {
+        id: id.clone(),
+        run_dir: format!("/run/moat/sandboxes/{id}").into(),
+        data_dir: format!("/var/lib/moat/alloc/{id}").into(),
         uid_base: 0,
         network: None,
-    };
-    SandboxRecord { version: RECORD_VERSION, state, place, driver_record: None }
+    }
 }
 
 /// An outlet in memory. Like a disk, it outlives the daemon.

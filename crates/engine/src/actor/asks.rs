@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_model::ErrorKind;
-use moat_model::lifecycle::{Admission, Fact, Phase, Reason, Request, SandboxView, admission};
+use moat_model::lifecycle::{
+    Admission, CaptureKind, Fact, PauseTo, Phase, Reason, Request, SandboxView, Stow, StowStep, admission,
+};
 use moat_model::network::NetworkSpec;
 use moat_model::spec::{ClaimSpec, Resources};
 use tokio::sync::oneshot;
@@ -21,8 +23,8 @@ type Reply<T> = oneshot::Sender<Result<T>>;
 /// Those who wait for what they asked to come to something.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    /// For a freeze (true) or a thaw (false).
-    freezes: Vec<(bool, Reply<SandboxView>)>,
+    /// For a pause to this level, or for it to run.
+    freezes: Vec<(Option<PauseTo>, Reply<SandboxView>)>,
     /// For the one claim there can be.
     claim: Option<Reply<SandboxView>>,
     /// For the one change of network there can be at a time.
@@ -50,7 +52,7 @@ impl Actor {
             Ask::Keepalive { request, reply } => drop(reply.send(self.keepalive(request))),
             Ask::Claim { claim, reply } => self.claim(claim, reply),
             Ask::Rewire { wanted, reply } => self.rewire(wanted, reply),
-            Ask::Capture { into, reply } => self.capture(into, reply),
+            Ask::Capture { kind, into, reply } => self.capture(kind, into, reply),
             Ask::Touch => self.happen(Fact::Requested(Request::Use)),
             Ask::Guest { reply } => drop(reply.send(self.use_guest())),
             Ask::Driver { reply } => {
@@ -92,11 +94,15 @@ impl Actor {
     }
 
     fn freeze(&mut self, request: Request, reply: Reply<SandboxView>) {
+        let level = if let Request::Pause(to) = request { Some(to) } else { None };
         if self.driver.freezer().is_none() {
             drop(reply.send(Err(self.unsupported("pause", "freeze a sandbox"))));
             return;
         }
-        let freeze = request == Request::Pause;
+        if level == Some(PauseTo::Disk) && self.driver.stower().is_none() {
+            drop(reply.send(Err(self.unsupported("pause", "write a sandbox to disk; pause it to memory"))));
+            return;
+        }
         match self.admit(&request) {
             Admission::Deny(reason) => drop(reply.send(Err(self.conflict(&reason.to_string())))),
             Admission::AlreadySo => {
@@ -104,10 +110,10 @@ impl Actor {
                 if let Request::Resume { timeout: Some(span) } = request {
                     drop(self.take(Request::Keepalive { span: Some(span), shorten: false }));
                 }
-                self.waiting.freezes.push((freeze, reply));
+                self.waiting.freezes.push((level, reply));
             }
             Admission::Accept => {
-                self.waiting.freezes.push((freeze, reply));
+                self.waiting.freezes.push((level, reply));
                 self.happen(Fact::Requested(request));
             }
         }
@@ -155,12 +161,16 @@ impl Actor {
         }
     }
 
-    fn capture(&mut self, into: PathBuf, reply: Reply<Captured>) {
-        if self.driver.capturer().is_none() || self.driver.freezer().is_none() {
-            drop(reply.send(Err(self.unsupported("capture", "keep the files of a sandbox"))));
+    fn capture(&mut self, kind: CaptureKind, into: PathBuf, reply: Reply<Captured>) {
+        let (can, ability) = match kind {
+            CaptureKind::Files => (self.driver.capturer().is_some(), "keep the files of a sandbox"),
+            CaptureKind::Machine => (self.driver.snapshotter().is_some(), "keep the memory of a sandbox"),
+        };
+        if !can || self.driver.freezer().is_none() {
+            drop(reply.send(Err(self.unsupported("capture", ability))));
             return;
         }
-        match self.take(Request::Capture { into }) {
+        match self.take(Request::Capture { kind, into }) {
             Ok(()) => self.waiting.capture = Some(reply),
             Err(error) => drop(reply.send(Err(error))),
         }
@@ -176,15 +186,18 @@ impl Actor {
     }
 
     fn answer_freezes(&mut self) {
-        let result = match self.record.state.phase {
+        let level = match &self.record.state.phase {
             Phase::Running { freezing: true } | Phase::Paused { thawing: true } => return,
-            Phase::Running { .. } => Some(false),
-            Phase::Paused { .. } => Some(true),
+            Phase::Running { .. } => Some(None),
+            Phase::Paused { .. } => Some(Some(PauseTo::Memory)),
+            Phase::Stow(Stow { step: StowStep::Lying, .. }) => Some(Some(PauseTo::Disk)),
+            Phase::Stow(_) => return,
             _ => None,
         };
         for (wanted, reply) in std::mem::take(&mut self.waiting.freezes) {
-            drop(reply.send(match result {
-                Some(frozen) if frozen == wanted => Ok(self.record.state.view()),
+            let deep_enough = |level| level == wanted || level == Some(PauseTo::Disk) && wanted.is_some();
+            drop(reply.send(match level {
+                Some(level) if deep_enough(level) => Ok(self.record.state.view()),
                 Some(_) => Err(self.last_failure()),
                 None => Err(self.conflict(&format!("it is {}", self.record.state.phase.name()))),
             }));
@@ -205,7 +218,10 @@ impl Actor {
 
     fn answer_rewire(&mut self) {
         let state = &self.record.state;
-        let up = matches!(state.phase, Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_));
+        let up = matches!(
+            state.phase,
+            Phase::Running { .. } | Phase::Paused { .. } | Phase::Stow(_) | Phase::Capturing(_)
+        );
         if self.waiting.rewire.is_none() || up && state.rewiring.is_some() {
             return;
         }
@@ -258,6 +274,13 @@ impl Actor {
 pub fn rewire_within(effect: Duration) -> Duration {
     // Limits and network, or a network and the one before; a freeze or thaw that was in the lane before, and some time more.
     effect * 4
+}
+
+/// How long a pause or a resume may take from its request to its answer, given how long its parts may. A resume finds the
+/// sandbox in memory or on disk.
+pub fn pause_within(to: Option<PauseTo>, effect: Duration, capture: Duration) -> Duration {
+    // The freeze or thaw, what was in the lane before, and some time more.
+    if to == Some(PauseTo::Memory) { effect * 3 } else { capture_within(effect, capture) }
 }
 
 /// How long a capture may take from its request to its answer, given how long its parts may.

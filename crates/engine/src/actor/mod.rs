@@ -32,7 +32,7 @@ use crate::pump::pump;
 use crate::record::{SandboxRecord, Store};
 
 use asks::Waiting;
-pub use asks::{capture_within, rewire_within};
+pub use asks::{capture_within, pause_within, rewire_within};
 
 /// How long after a failed write the record is written again.
 const REWRITE_AFTER: Duration = Duration::from_secs(1);
@@ -268,7 +268,14 @@ impl Actor {
 
     fn came(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Fact(fact) => self.happen(fact),
+            Outcome::Fact(fact) => {
+                if fact == Fact::Stowed {
+                    // Nothing runs: there is nobody to watch, and what was seen last is of a life that is over.
+                    self.watchers = JoinSet::new();
+                    self.guest = None;
+                }
+                self.happen(fact);
+            }
             Outcome::Failed(fact, kind) => {
                 // The first failure of a start is the one its caller is told.
                 let _ = self.signals.failure.set(kind);
@@ -281,6 +288,10 @@ impl Actor {
                     self.not_rewired(Error::new(kind, detail.clone()));
                 }
                 self.happen(fact);
+            }
+            Outcome::Unstowed(guest) => {
+                self.guest = Some(guest);
+                self.happen(Fact::Unstowed);
             }
             Outcome::Captured(captured) => {
                 self.waiting.captured = Some(Ok(captured));
@@ -334,11 +345,15 @@ impl Actor {
             }
             Effect::AbandonCapture => {
                 // Its end is told by the lane, and by then nobody waits for it.
-                self.lane.abort_if(|effect| matches!(effect, Effect::Capture(_)));
+                self.lane.abort_if(|effect| matches!(effect, Effect::Capture { .. }));
+            }
+            Effect::AbandonStow => {
+                // As with a capture. If it is too late, the sandbox lies on disk, and is ended there.
+                self.lane.give_up(|effect| *effect == Effect::Stow);
             }
             Effect::Destroy { .. } => {
-                // Nobody wants another network for what is being ended, and the end must not wait for one.
-                self.lane.give_up(|effect| matches!(effect, Effect::Rewire(_)));
+                // Nobody wants these for what is being ended, and the end must not wait for them.
+                self.lane.give_up(|effect| matches!(effect, Effect::Rewire(_) | Effect::Stow | Effect::Unstow));
                 self.lane.push(effect);
             }
             Effect::WatchAgent => {

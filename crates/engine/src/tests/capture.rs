@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use moat_model::lifecycle::PhaseName;
+use moat_model::lifecycle::{PauseTo, PhaseName};
 use moat_model::spec::{OnTimeout, StopSpec};
 use moat_model::{ErrorKind, SandboxSpec};
 use tokio::task::JoinHandle;
@@ -32,7 +32,7 @@ async fn a_capture_leaves_the_sandbox_as_it_was() {
     assert_eq!(b.world.frozen(), [id(1)]);
     assert_eq!(b.engine.get(&id(1)).unwrap().phase, PhaseName::Running);
     for error in [
-        b.engine.pause(&id(1)).await.map(drop).unwrap_err(),
+        b.engine.pause(&id(1), PauseTo::Memory).await.map(drop).unwrap_err(),
         b.engine.resume(&id(1)).await.map(drop).unwrap_err(),
         b.engine.capture(&id(1), b.dir.path().join("other")).await.map(drop).unwrap_err(),
         b.engine.processes(&id(1)).await.map(drop).unwrap_err(),
@@ -47,7 +47,7 @@ async fn a_capture_leaves_the_sandbox_as_it_was() {
     assert_eq!(b.world.frozen(), []);
     b.engine.processes(&id(1)).await.unwrap();
 
-    b.engine.pause(&id(1)).await.unwrap();
+    b.engine.pause(&id(1), PauseTo::Memory).await.unwrap();
     capturing(&b).await.unwrap().unwrap();
     assert_eq!(b.engine.get(&id(1)).unwrap().phase, PhaseName::Paused);
     assert_eq!(b.world.frozen(), [id(1)]);
@@ -141,7 +141,7 @@ async fn e16_delete_works_from_every_phase() {
     let b = brought_to(good(), spec("app", &[])).await;
     check_delete(&b, "running", soon).await;
     let b = brought_to(good(), idler(Some(60), None, OnTimeout::Pause)).await;
-    b.engine.pause(&id(1)).await.unwrap();
+    b.engine.pause(&id(1), PauseTo::Memory).await.unwrap();
     check_delete(&b, "paused", soon).await;
 
     let b = brought_to(FakeConfig { ignores_signals: true, ..good() }, spec("app", &[])).await;
@@ -162,7 +162,7 @@ async fn e16_delete_works_from_every_phase() {
     let within = secs(11);
     let b = brought_to(FakeConfig { hang_at: Some(FakeStep::Freeze), ..good() }, spec("app", &[])).await;
     let engine = b.engine.clone();
-    let pausing = tokio::spawn(async move { engine.pause(&id(1)).await });
+    let pausing = tokio::spawn(async move { engine.pause(&id(1), PauseTo::Memory).await });
     sleep(soon).await;
     check_delete(&b, "freezing", within).await;
     assert_eq!(pausing.await.unwrap().unwrap_err().kind, ErrorKind::Conflict);
@@ -180,7 +180,7 @@ async fn e16_delete_and_kill_in_a_capture_give_it_up_at_once() {
     for (pause, kill) in [(false, false), (false, true), (true, false), (true, true)] {
         let b = brought_to(FakeConfig { capture_takes: secs(500), ..FakeConfig::default() }, spec("app", &[])).await;
         if pause {
-            b.engine.pause(&id(1)).await.unwrap();
+            b.engine.pause(&id(1), PauseTo::Memory).await.unwrap();
         }
         let task = capturing(&b);
         sleep(secs(10)).await;

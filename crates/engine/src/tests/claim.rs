@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use moat_agent::protocol::StreamName;
-use moat_model::lifecycle::{PhaseName, SandboxView};
+use moat_model::lifecycle::{PauseTo, PhaseName, SandboxView};
 use moat_model::spec::{ClaimSpec, ExecSpec, OnTimeout, Owner, ProcessDefaults, Resources};
 use moat_model::{Cause, ErrorKind, Namespace, ProcessSpec, SandboxId, SandboxSpec, TimeLimit};
 use tokio::time::{Instant, sleep};
@@ -161,7 +161,7 @@ async fn nothing_uses_a_claimed_sandbox_before_its_limits_hold() {
     let claiming = tokio::spawn(async move { engine.claim(&id(1), claim(Some(1))).await });
     sleep(Duration::from_secs(1)).await;
     assert_eq!(b.engine.processes(&id(1)).await.unwrap_err().kind, ErrorKind::Conflict);
-    assert_eq!(b.engine.pause(&id(1)).await.unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(b.engine.pause(&id(1), PauseTo::Memory).await.unwrap_err().kind, ErrorKind::Conflict);
     let into = b.dir.path().join("layer");
     assert_eq!(b.engine.capture(&id(1), into).await.unwrap_err().kind, ErrorKind::Conflict);
     let error = claiming.await.unwrap().unwrap_err();

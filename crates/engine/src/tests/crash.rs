@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_agent::protocol::StreamName;
-use moat_model::lifecycle::PhaseName;
+use moat_model::lifecycle::{PauseTo, PhaseName};
 use moat_model::network::{NetworkMode, NetworkSpec};
 use moat_model::spec::OnTimeout;
-use moat_model::{Resource, SandboxId};
+use moat_model::{Isolation, Resource, SandboxId};
 
 use super::{claim, config, limits, network};
 use crate::error::Result;
@@ -18,7 +18,7 @@ use crate::fabric::Attachment;
 use crate::fake::{FakeConfig, FakeWorld};
 use crate::record::{FileStore, Loaded, SandboxRecord, Store};
 use crate::supervisor::{Engine, Registry};
-use crate::testing::{MemoryOutlet, id, spec};
+use crate::testing::{self, MemoryOutlet, id, spec};
 
 const CLAIMED_MEMORY: Option<u64> = Some(1 << 28);
 const SCRIPT: &str = "echo one; sleep 1; echo two; sleep 1; exit 3";
@@ -135,9 +135,9 @@ fn is_stopped(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
 fn is_paused_and_deleted(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
     Box::pin(async move {
         drop(engine.create(id(1), spec("app", &[])).await);
-        drop(engine.pause(&id(1)).await);
+        drop(engine.pause(&id(1), PauseTo::Memory).await);
         drop(engine.resume(&id(1)).await);
-        drop(engine.pause(&id(1)).await);
+        drop(engine.pause(&id(1), PauseTo::Memory).await);
         drop(engine.delete(&id(1)).await);
     })
 }
@@ -148,7 +148,7 @@ fn is_captured(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
         let dir = tempfile::tempdir().unwrap();
         drop(engine.create(id(1), spec("app", &[])).await);
         drop(engine.capture(&id(1), dir.path().join("one")).await);
-        drop(engine.pause(&id(1)).await);
+        drop(engine.pause(&id(1), PauseTo::Memory).await);
         drop(engine.capture(&id(1), dir.path().join("two")).await);
         drop(engine.delete(&id(1)).await);
     })
@@ -189,7 +189,7 @@ fn is_rewired(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
         let [_, second, third] = in_turn();
         drop(engine.create(id(1), network::wired(spec("app", &[]))).await);
         drop(engine.rewire(&id(1), second).await);
-        drop(engine.pause(&id(1)).await);
+        drop(engine.pause(&id(1), PauseTo::Memory).await);
         drop(engine.rewire(&id(1), third).await);
         drop(engine.resume(&id(1)).await);
         drop(engine.delete(&id(1)).await);
@@ -207,7 +207,7 @@ async fn check_network(engine: &Engine, world: &FakeWorld, what: &str) {
     let agree = async {
         while engine.get(&id(1)).is_some_and(|view| matches!(view.phase, PhaseName::Running | PhaseName::Paused)) {
             let spec = engine.spec(&id(1)).unwrap();
-            let wanted = spec.network.is_wired().then(|| Attachment::of(&id(1), &spec));
+            let wanted = spec.network.is_wired().then(|| Attachment::of(&testing::place(&id(1)), Isolation::Container, &spec));
             if world.rules(&id(1)) == wanted {
                 break;
             }

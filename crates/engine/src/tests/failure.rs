@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use moat_agent::protocol::StreamName;
-use moat_model::lifecycle::{PhaseName, SandboxView};
+use moat_model::lifecycle::{PauseTo, PhaseName, SandboxView};
 use moat_model::{Cause, ErrorKind, Exit, SandboxId, SandboxSpec};
 use tokio::time::Instant;
 
@@ -145,7 +145,7 @@ async fn an_agent_that_does_not_shut_down_is_killed() {
 async fn a_failed_freeze_is_told_and_undone() {
     let b = bench(FakeConfig { freeze_error: Some("stuck".into()), ..FakeConfig::default() }).await;
     b.engine.create(id(1), spec("app", &[])).await.unwrap();
-    let error = b.engine.pause(&id(1)).await.unwrap_err();
+    let error = b.engine.pause(&id(1), PauseTo::Memory).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.to_string().contains("stuck"), "{error}");
     assert_eq!(b.engine.get(&id(1)).unwrap().phase, PhaseName::Running);

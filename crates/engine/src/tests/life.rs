@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use moat_agent::protocol::StreamName;
-use moat_model::lifecycle::PhaseName;
+use moat_model::lifecycle::{PauseTo, PhaseName};
 use moat_model::spec::{ExecSpec, Signal, StopSpec};
 use moat_model::{Cause, ErrorKind, Exit, Isolation, TimeLimit};
 use tokio::time::Instant;
@@ -86,8 +86,8 @@ async fn a_time_limit_ends_it() {
 async fn pause_stops_time_inside() {
     let b = bench(FakeConfig { run_for: Some(Duration::from_secs(10)), ..FakeConfig::default() }).await;
     b.engine.create(id(1), spec("app", &[])).await.unwrap();
-    assert_eq!(b.engine.pause(&id(1)).await.unwrap().phase, PhaseName::Paused);
-    assert_eq!(b.engine.pause(&id(1)).await.unwrap().phase, PhaseName::Paused, "already so");
+    assert_eq!(b.engine.pause(&id(1), PauseTo::Memory).await.unwrap().phase, PhaseName::Paused);
+    assert_eq!(b.engine.pause(&id(1), PauseTo::Memory).await.unwrap().phase, PhaseName::Paused, "already so");
     assert_eq!(b.engine.processes(&id(1)).await.unwrap_err().kind, ErrorKind::Conflict);
     assert_eq!(b.engine.usage(&id(1)).await.unwrap().memory_bytes, 1 << 20);
     tokio::time::sleep(Duration::from_secs(100)).await;
@@ -95,11 +95,11 @@ async fn pause_stops_time_inside() {
     let begun = Instant::now();
     assert_eq!(ended(&b.engine, 1).await.cause, Some(Cause::Exited));
     assert_eq!(begun.elapsed().as_secs(), 10);
-    assert_eq!(b.engine.pause(&id(1)).await.unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(b.engine.pause(&id(1), PauseTo::Memory).await.unwrap_err().kind, ErrorKind::Conflict);
 
     // One that is paused can be ended.
     b.engine.create(id(2), spec("app", &[])).await.unwrap();
-    b.engine.pause(&id(2)).await.unwrap();
+    b.engine.pause(&id(2), PauseTo::Memory).await.unwrap();
     assert_eq!(b.engine.stop(&id(2), None).await.unwrap().exit, Some(Exit::signal(2)));
     b.assert_clean();
 }
@@ -108,7 +108,7 @@ async fn pause_stops_time_inside() {
 async fn pause_is_refused_by_name_without_a_freezer() {
     let b = bench(FakeConfig { freezer: false, ..FakeConfig::default() }).await;
     b.engine.create(id(1), spec("app", &[])).await.unwrap();
-    let error = b.engine.pause(&id(1)).await.unwrap_err();
+    let error = b.engine.pause(&id(1), PauseTo::Memory).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unsupported);
     assert!(error.to_string().contains("driver fake"), "{error}");
 }
@@ -225,7 +225,7 @@ async fn a_sandbox_outlives_the_daemon() {
     let script = "echo one; sleep 10; echo two; sleep 10; exit 5";
     b.engine.create(id(1), spec("sh", &["-c", script])).await.unwrap();
     b.engine.create(id(2), spec("app", &[])).await.unwrap();
-    b.engine.pause(&id(2)).await.unwrap();
+    b.engine.pause(&id(2), PauseTo::Memory).await.unwrap();
     b.engine.clone().detach().await;
     assert_eq!(b.engine.stop(&id(1), None).await.unwrap_err().kind, ErrorKind::Unavailable);
     assert_eq!(b.world.alive().len(), 2);

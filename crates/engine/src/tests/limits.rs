@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use moat_model::lifecycle::{PhaseName, SandboxView};
+use moat_model::lifecycle::{PauseTo, PhaseName, SandboxView};
 use moat_model::spec::{OnTimeout, Owner};
 use moat_model::{Cause, ErrorKind, SandboxId, SandboxSpec, TimeLimit, Timestamp};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -158,7 +158,7 @@ async fn e04_a_pause_does_not_eat_remaining_time() {
     let b = bench(FakeConfig::default()).await;
     b.engine.create(id(1), idler(Some(60), None, OnTimeout::Kill)).await.unwrap();
     sleep(secs(10)).await;
-    let paused = b.engine.pause(&id(1)).await.unwrap();
+    let paused = b.engine.pause(&id(1), PauseTo::Memory).await.unwrap();
     assert_eq!((paused.expires_at, paused.remaining.map(|left| left.as_secs())), (None, Some(50)));
     sleep(secs(1000)).await;
     let resumed = b.engine.resume(&id(1)).await.unwrap();
@@ -169,7 +169,7 @@ async fn e04_a_pause_does_not_eat_remaining_time() {
     b.world.configure_one(&id(1), |fake| fake.capture_takes = secs(300));
     b.engine.capture(&id(1), b.dir.path().join("layer")).await.unwrap();
     sleep(secs(10)).await;
-    b.engine.pause(&id(1)).await.unwrap();
+    b.engine.pause(&id(1), PauseTo::Memory).await.unwrap();
     b.engine.clone().detach().await;
     sleep(secs(1000)).await;
     let engine = open(&b.world, &b.outlet, b.dir.path()).await;
@@ -238,7 +238,7 @@ async fn a_keepalive_lengthens_and_shortens_only_when_told() {
     assert_eq!(due(&b.engine.keepalive(&id(1), None, false).await.unwrap()), 80, "the spec's span");
 
     // Paused: it will have it when it is resumed.
-    b.engine.pause(&id(1)).await.unwrap();
+    b.engine.pause(&id(1), PauseTo::Memory).await.unwrap();
     let paused = b.engine.keepalive(&id(1), Some(secs(500)), false).await.unwrap();
     assert_eq!((paused.expires_at, paused.remaining), (None, Some(secs(500))));
     let left = b.engine.resume(&id(1)).await.unwrap();
@@ -293,7 +293,7 @@ async fn a_limit_that_passes_in_the_middle_of_a_freeze_is_kept() {
         sleep(secs(55)).await;
         b.world.configure_one(&id(1), |fake| fake.hang_at = Some(FakeStep::Freeze));
         let (engine, world) = (b.engine.clone(), b.world.clone());
-        let pausing = tokio::spawn(async move { engine.pause(&id(1)).await });
+        let pausing = tokio::spawn(async move { engine.pause(&id(1), PauseTo::Memory).await });
         sleep(secs(1)).await;
         world.configure_one(&id(1), |fake| fake.hang_at = None);
         // The freeze that hangs is given up after its bound, five seconds after the limit passed.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use moat_model::lifecycle::{PhaseName, SandboxView};
+use moat_model::lifecycle::{PauseTo, PhaseName, SandboxView};
 use moat_model::network::{Action, EgressPolicy, HostLabel, NetworkLimits, NetworkMode, NetworkSpec};
 use moat_model::spec::{ClaimSpec, Owner};
 use moat_model::{Cause, ErrorKind, Isolation, Namespace, Resource, SandboxId, SandboxSpec};
@@ -17,7 +17,7 @@ use crate::fake::{FakeConfig, FakeStep, FakeWorld};
 use crate::pool::{Pool, PoolConfig, Shape};
 use crate::record::{FileStore, Store};
 use crate::supervisor::Registry;
-use crate::testing::{id, spec};
+use crate::testing::{self, id, spec};
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -51,7 +51,7 @@ async fn ended(engine: &Engine, id: &SandboxId) -> SandboxView {
 /// What the engine says of its network is what is in force.
 fn assert_agrees(engine: &Engine, world: &FakeWorld, id: &SandboxId) {
     let spec = engine.spec(id).unwrap();
-    assert_eq!(world.rules(id).unwrap(), Attachment::of(id, &spec));
+    assert_eq!(world.rules(id).unwrap(), Attachment::of(&testing::place(id), Isolation::Container, &spec));
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,7 +60,7 @@ async fn a_network_is_there_before_the_sandbox_and_goes_after_it() {
     let view = b.engine.create(id(1), wired(spec("app", &[]))).await.unwrap();
     let [(lease, rules)] = &b.world.attached()[..] else { panic!("{:?}", b.world.attached()) };
     assert_eq!(view.address, Some(lease.address));
-    assert_eq!(*rules, Attachment::of(&id(1), &wired(spec("app", &[]))));
+    assert_eq!(*rules, Attachment::of(&testing::place(&id(1)), Isolation::Container, &wired(spec("app", &[]))));
     let record = FileStore::open(b.dir.path().join("run/sandboxes")).unwrap().load_one(&id(1)).unwrap();
     let leases: Vec<&Resource> = record.state.leases.iter().map(|lease| &lease.resource).collect();
     assert!(matches!(leases[..], [Resource::UidRange { .. }, Resource::Network(_), Resource::Directory { .. }, ..]));
@@ -190,7 +190,7 @@ async fn a_live_sandbox_gets_another_network() {
     b.engine.rewire(&id(1), named("web", stricter())).await.unwrap();
     assert_eq!(b.world.points(), points, "already so");
 
-    b.engine.pause(&id(1)).await.unwrap();
+    b.engine.pause(&id(1), PauseTo::Memory).await.unwrap();
     let view = b.engine.rewire(&id(1), stricter()).await.unwrap();
     assert_eq!(view.phase, PhaseName::Paused);
     assert_agrees(&b.engine, &b.world, &id(1));
@@ -484,7 +484,7 @@ async fn random_life(engine: Arc<Mutex<Engine>>, n: u8, mut dice: Dice) {
         let name = format!("n{}", dice.throw(4));
         let engine = now();
         match dice.throw(6) {
-            0 => drop(engine.pause(&id(n)).await),
+            0 => drop(engine.pause(&id(n), PauseTo::Memory).await),
             1 => drop(engine.resume(&id(n)).await),
             2 if pooled => drop(engine.claim(&id(n), claim_with(Some(1), named(&name, stricter()))).await),
             3 => drop(engine.rewire(&id(n), named(&name, stricter())).await),

@@ -1,9 +1,10 @@
 //! Whether a request may be taken now.
 
 use super::PhaseName;
-use super::event::Request;
+use super::event::{PauseTo, Request};
 use super::rewire::Unfit;
 use super::state::{Phase, Rung, State, Stopping, Then};
+use super::stow::{Stow, StowStep};
 use crate::Timestamp;
 use crate::network::NetworkSpec;
 use crate::spec::{ClaimSpec, Owner, StopSpec};
@@ -24,8 +25,10 @@ pub enum Admission {
 pub enum Reason {
     /// It needs a running sandbox.
     NotRunning(PhaseName),
-    /// A freeze or a thaw is under way: ask again after it.
+    /// It is being paused or resumed: ask again after it.
     Busy,
+    /// It lies on disk, and this is taken from memory.
+    Stowed,
     /// A capture is under way: ask again after it.
     Capturing,
     /// A claim is under way: ask again after it.
@@ -46,6 +49,7 @@ impl std::fmt::Display for Reason {
             Self::NotRunning(PhaseName::Paused) => f.write_str("the sandbox is paused, not running; resume it first"),
             Self::NotRunning(phase) => write!(f, "the sandbox is {phase}, not running"),
             Self::Busy => f.write_str("the sandbox is being paused or resumed; ask again when that is done"),
+            Self::Stowed => f.write_str("the sandbox is paused on disk; resume it first, and pause it to memory if it must stand still"),
             Self::Capturing => f.write_str("a snapshot of the sandbox is being taken; ask again when that is done"),
             Self::Claiming => f.write_str("the sandbox is just being taken from its pool; ask again when that is done"),
             Self::Rewiring => {
@@ -73,15 +77,11 @@ pub fn admission(state: &State, request: &Request, at: Timestamp) -> Admission {
             _ => not_running(&state.phase),
         },
         Request::Rewire(wanted) => rewire(state, wanted),
-        Request::Pause => match state.phase {
-            Phase::Running { freezing: false } => unless_claiming(state),
-            Phase::Running { freezing: true } | Phase::Paused { thawing: false } => Admission::AlreadySo,
-            Phase::Paused { thawing: true } => Admission::Deny(Reason::Busy),
-            _ => not_running(&state.phase),
-        },
+        Request::Pause(to) => pause(state, *to),
         Request::Resume { .. } => match state.phase {
-            Phase::Paused { thawing: false } => Admission::Accept,
+            Phase::Paused { thawing: false } | Phase::Stow(Stow { step: StowStep::Lying, .. }) => Admission::Accept,
             Phase::Paused { thawing: true } | Phase::Running { freezing: false } => Admission::AlreadySo,
+            Phase::Stow(Stow { step: StowStep::Reading, .. }) => Admission::AlreadySo,
             Phase::Running { freezing: true } => Admission::Deny(Reason::Busy),
             _ => not_running(&state.phase),
         },
@@ -89,6 +89,7 @@ pub fn admission(state: &State, request: &Request, at: Timestamp) -> Admission {
             Phase::Running { freezing: false } => unless_claiming(state),
             Phase::Paused { thawing: false } => Admission::Accept,
             Phase::Running { .. } | Phase::Paused { .. } => Admission::Deny(Reason::Busy),
+            Phase::Stow(Stow { step: StowStep::Lying, .. }) => Admission::Deny(Reason::Stowed),
             _ => not_running(&state.phase),
         },
         Request::Use => match state.phase {
@@ -96,6 +97,21 @@ pub fn admission(state: &State, request: &Request, at: Timestamp) -> Admission {
             Phase::Running { freezing: true } => Admission::Deny(Reason::Busy),
             _ => not_running(&state.phase),
         },
+    }
+}
+
+/// One that is paused deeper than asked for is paused.
+fn pause(state: &State, to: PauseTo) -> Admission {
+    match &state.phase {
+        Phase::Running { freezing: false } => unless_claiming(state),
+        Phase::Paused { thawing: false } if to == PauseTo::Disk => unless_claiming(state),
+        Phase::Running { freezing: true } if to == PauseTo::Disk => Admission::Deny(Reason::Busy),
+        Phase::Running { .. } | Phase::Paused { thawing: false } => Admission::AlreadySo,
+        Phase::Paused { thawing: true } => Admission::Deny(Reason::Busy),
+        Phase::Stow(Stow { step: StowStep::Freezing | StowStep::Writing | StowStep::Lying, .. }) => {
+            Admission::AlreadySo
+        }
+        phase => not_running(phase),
     }
 }
 
@@ -112,25 +128,37 @@ fn unless_unfit(state: &State, claim: &ClaimSpec) -> Admission {
 
 fn rewire(state: &State, wanted: &NetworkSpec) -> Admission {
     match state.phase {
-        Phase::Running { freezing: true } | Phase::Paused { thawing: true } => Admission::Deny(Reason::Busy),
-        Phase::Running { .. } | Phase::Paused { .. } if state.spec.origin.owner == Owner::Pool => {
-            Admission::Deny(Reason::Pooled)
-        }
-        Phase::Running { .. } | Phase::Paused { .. } if state.is_claiming() => Admission::Deny(Reason::Claiming),
-        Phase::Running { .. } | Phase::Paused { .. } if state.rewiring.is_some() => Admission::Deny(Reason::Rewiring),
-        Phase::Running { .. } | Phase::Paused { .. } => match state.rewired(wanted) {
-            Err(unfit) => Admission::Deny(Reason::Unfit(unfit)),
-            Ok(to) if to == state.spec.network => Admission::AlreadySo,
-            Ok(_) => Admission::Accept,
-        },
-        _ => not_running(&state.phase),
+        // Its place in the network is the same, wherever it is kept itself.
+        Phase::Running { freezing: false }
+        | Phase::Paused { thawing: false }
+        | Phase::Stow(Stow { step: StowStep::Lying, .. }) => {}
+        Phase::Running { .. } | Phase::Paused { .. } => return Admission::Deny(Reason::Busy),
+        _ => return not_running(&state.phase),
+    }
+    if state.spec.origin.owner == Owner::Pool {
+        return Admission::Deny(Reason::Pooled);
+    }
+    if state.is_claiming() {
+        return Admission::Deny(Reason::Claiming);
+    }
+    if state.rewiring.is_some() {
+        return Admission::Deny(Reason::Rewiring);
+    }
+    match state.rewired(wanted) {
+        Err(unfit) => Admission::Deny(Reason::Unfit(unfit)),
+        Ok(to) if to == state.spec.network => Admission::AlreadySo,
+        Ok(_) => Admission::Accept,
     }
 }
 
 /// A life span can be given to whatever has one, frozen or not, also while the daemon is finding it again.
 fn keepalive(state: &State) -> Admission {
     match state.phase {
-        Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_) | Phase::Recovering { .. }
+        Phase::Running { .. }
+        | Phase::Paused { .. }
+        | Phase::Stow(_)
+        | Phase::Capturing(_)
+        | Phase::Recovering { .. }
             if state.spec.origin.owner == Owner::Pool =>
         {
             Admission::Deny(Reason::Pooled)
@@ -138,18 +166,20 @@ fn keepalive(state: &State) -> Admission {
         // Its time was up a moment ago: it is being paused, and resuming it gives it a new span.
         Phase::Running { freezing: true } if state.expired.is_some() => Admission::Deny(Reason::Busy),
         Phase::Recovering { then: Then::Stop(_) | Then::Start, .. } => not_running(&state.phase),
-        Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_) | Phase::Recovering { .. } => {
-            Admission::Accept
-        }
+        Phase::Running { .. }
+        | Phase::Paused { .. }
+        | Phase::Stow(_)
+        | Phase::Capturing(_)
+        | Phase::Recovering { .. } => Admission::Accept,
         _ => not_running(&state.phase),
     }
 }
 
 fn not_running(phase: &Phase) -> Admission {
-    Admission::Deny(if matches!(phase, Phase::Capturing(_)) {
-        Reason::Capturing
-    } else {
-        Reason::NotRunning(phase.name())
+    Admission::Deny(match phase {
+        Phase::Capturing(_) => Reason::Capturing,
+        Phase::Stow(stow) if stow.step != StowStep::Lying => Reason::Busy,
+        _ => Reason::NotRunning(phase.name()),
     })
 }
 

@@ -1,18 +1,21 @@
-//! Keeping what was changed in the file system of a sandbox: frozen, written, let go on.
+//! Keeping what others can be made from, the files of a sandbox or the whole machine: frozen, written, let go on.
 //!
 //! A capture never changes what others see of the phase: a running sandbox stays running, a paused one paused.
 
 use std::path::PathBuf;
 
-use super::event::Effect;
+use super::event::{CaptureKind, Effect};
 use super::state::{CaptureStep, Capturing, Phase};
 use super::step::Life;
 
 impl Life {
-    pub(super) fn capture(&mut self, into: PathBuf) {
-        self.note("capture requested");
+    pub(super) fn capture(&mut self, kind: CaptureKind, into: PathBuf) {
+        self.note(match kind {
+            CaptureKind::Files => "capture requested",
+            CaptureKind::Machine => "capture of the whole machine requested",
+        });
         let from_paused = matches!(self.now.phase, Phase::Paused { .. });
-        let capturing = Capturing { step: CaptureStep::Freezing, from_paused, into };
+        let capturing = Capturing { step: CaptureStep::Freezing, from_paused, kind, into };
         if from_paused {
             return self.write_capture(capturing);
         }
@@ -21,7 +24,7 @@ impl Life {
     }
 
     pub(super) fn write_capture(&mut self, capturing: Capturing) {
-        self.emit(Effect::Capture(capturing.into.clone()));
+        self.emit(Effect::Capture { kind: capturing.kind, into: capturing.into.clone() });
         self.now.phase = Phase::Capturing(Capturing { step: CaptureStep::Writing, ..capturing });
     }
 

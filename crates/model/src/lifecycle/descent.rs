@@ -25,6 +25,7 @@ impl Life {
                 self.abandon_capture();
                 self.thaw_then(cause, ask);
             }
+            Phase::Stow(_) => self.end_stow(cause, ask),
             Phase::Stopping(stopping) => self.hasten(stopping, cause, ask),
             Phase::Recovering { deadline, then, failures, retry_at } => {
                 let then = Then::Stop(redirect(then, cause, ask));

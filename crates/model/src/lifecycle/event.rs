@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::rewire::Rewiring;
 use crate::network::NetworkSpec;
 use crate::spec::{ClaimSpec, Resources, Signal, StopSpec};
@@ -59,7 +61,15 @@ pub enum Fact {
     Thawed,
     /// It could not be thawed.
     ThawFailed(String),
-    /// What was changed in it is kept.
+    /// It lies on disk, and nothing of it runs.
+    Stowed,
+    /// It could not be written to disk; it is frozen still.
+    StowFailed(String),
+    /// It was read back, and runs.
+    Unstowed,
+    /// It could not be read back; it lies on disk still.
+    UnstowFailed(String),
+    /// What was to be kept of it is kept.
     Captured,
     /// It could not be kept.
     CaptureFailed(String),
@@ -90,6 +100,8 @@ pub enum Fact {
     Restarted,
     /// The driver found it, and its agent answers.
     Adopted(MainSeen),
+    /// The driver found it on disk.
+    FoundStowed,
     /// The driver found that nothing of it runs.
     FoundGone(String),
     /// The driver could not say.
@@ -122,8 +134,8 @@ pub enum Request {
     Stop(StopSpec),
     /// End now.
     Kill,
-    /// Freeze.
-    Pause,
+    /// Stand still.
+    Pause(PauseTo),
     /// Go on.
     Resume {
         /// With this life span; absent: with what was left, or, if it was paused for a time limit, the spec's again.
@@ -140,15 +152,39 @@ pub enum Request {
     Claim(Box<ClaimSpec>),
     /// Have another network: rules, names, ports, limits.
     Rewire(Box<NetworkSpec>),
-    /// Keep what was changed in its file system.
+    /// Keep what others can be made from.
     Capture {
-        /// In this file.
+        /// What of it.
+        kind: CaptureKind,
+        /// In this file, or this directory for a machine; it is new.
         into: PathBuf,
     },
     /// End, from whatever phase, and be forgotten.
     Delete,
     /// Something that needs a live agent: exec, files. Changes nothing but the moment of its last use.
     Use,
+}
+
+/// How deep a pause is. Resuming picks whatever level it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseTo {
+    /// It stays in memory, frozen: it goes on in no time.
+    #[default]
+    Memory,
+    /// It is written to disk, and its memory goes back to the host.
+    Disk,
+}
+
+/// What a capture keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureKind {
+    /// What was changed in its file system, as a layer.
+    #[default]
+    Files,
+    /// The whole machine, memory and disks.
+    Machine,
 }
 
 impl Fact {
@@ -171,6 +207,10 @@ impl Fact {
             Self::FreezeFailed(_) => "freeze failed",
             Self::Thawed => "thawed",
             Self::ThawFailed(_) => "thaw failed",
+            Self::Stowed => "stowed",
+            Self::StowFailed(_) => "stow failed",
+            Self::Unstowed => "unstowed",
+            Self::UnstowFailed(_) => "unstow failed",
             Self::Captured => "captured",
             Self::CaptureFailed(_) => "capture failed",
             Self::Retuned => "retuned",
@@ -185,6 +225,7 @@ impl Fact {
             Self::ReleaseFailed(..) => "release failed",
             Self::Restarted => "daemon restarted",
             Self::Adopted(_) => "adopted",
+            Self::FoundStowed => "found on disk",
             Self::FoundGone(_) => "found gone",
             Self::RecoverFailed(_) => "recover failed",
             Self::RecordUnwritable(_) => "record unwritable",
@@ -192,7 +233,8 @@ impl Fact {
             Self::Ticked => "time passed",
             Self::Requested(Request::Stop(_)) => "stop requested",
             Self::Requested(Request::Kill) => "kill requested",
-            Self::Requested(Request::Pause) => "pause requested",
+            Self::Requested(Request::Pause(PauseTo::Memory)) => "pause requested",
+            Self::Requested(Request::Pause(PauseTo::Disk)) => "pause to disk requested",
             Self::Requested(Request::Resume { .. }) => "resume requested",
             Self::Requested(Request::Keepalive { .. }) => "keepalive requested",
             Self::Requested(Request::Claim(_)) => "claim requested",
@@ -226,15 +268,27 @@ pub enum Effect {
     Freeze,
     /// The driver's freezer.
     Thaw,
-    /// The driver's capturer, into this file.
-    Capture(PathBuf),
+    /// The driver's stower.
+    Stow,
+    /// Give up `Stow`, if it is under way.
+    AbandonStow,
+    /// The driver's stower.
+    Unstow,
+    /// The driver's capturer, into this file, or its snapshotter, into this directory.
+    Capture {
+        /// Which of the two.
+        kind: CaptureKind,
+        /// Where to.
+        into: PathBuf,
+    },
     /// Give up `Capture`, if it is under way.
     AbandonCapture,
     /// The driver's tuner.
     Retune(Resources),
     /// The network's `change`.
     Rewire(Box<Rewiring>),
-    /// End everything in it: ask the agent, if polite and there is one, then the driver's `kill`. Gives up `Rewire`.
+    /// End everything in it: ask the agent, if polite and there is one, then the driver's `kill`. Gives up `Rewire`,
+    /// `Stow` and `Unstow`.
     Destroy {
         /// Whether to ask the agent first.
         polite: bool,
@@ -245,7 +299,7 @@ pub enum Effect {
     Release(Resource),
     /// The driver's `recover`.
     Recover {
-        /// It may be frozen, and a frozen agent cannot answer: thaw it first.
+        /// It may be frozen, and a frozen agent cannot answer: thaw it first. One that lies on disk stays there.
         thaw: bool,
     },
     /// Remove the record, once everything was told.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::event::Effect;
 use super::state::{CaptureStep, Capturing, Phase, State, Then};
 use super::step::Life;
+use super::stow::{Stow, StowStep};
 use crate::spec::{OnTimeout, Owner};
 use crate::{Cause, TimeLimit, Timestamp};
 
@@ -24,7 +25,9 @@ impl State {
     /// Its life span is not being used up just now.
     fn clock_stands(&self) -> bool {
         let frozen = match &self.phase {
-            Phase::Paused { .. } | Phase::Recovering { then: Then::Pause, .. } => true,
+            Phase::Paused { .. } => true,
+            Phase::Recovering { then: Then::Pause | Then::Stow | Then::Lie | Then::Unstow, .. } => true,
+            Phase::Stow(Stow { step, .. }) => *step != StowStep::Freezing,
             Phase::Capturing(Capturing { step, .. }) => *step != CaptureStep::Freezing,
             _ => false,
         };
@@ -94,6 +97,7 @@ impl Life {
         }
         self.note(format!("life span set to {} ms", span.as_millis()));
         if standing {
+            self.now.expires_at = None;
             self.now.remaining = Some(span);
         } else {
             self.now.expires_at = Some(self.at.plus(span));
@@ -109,6 +113,9 @@ impl Life {
             None => {}
         }
         self.now.expired = None;
+        if self.now.is_stowed() {
+            return self.read_stow();
+        }
         self.now.phase = Phase::Paused { thawing: true };
         self.emit(Effect::Thaw);
     }
@@ -119,6 +126,10 @@ impl Life {
                 self.note("paused");
                 self.stop_clocks();
                 self.now.phase = Phase::Paused { thawing: false };
+            }
+            Phase::Stow(Stow { step: StowStep::Freezing, .. }) => {
+                self.stop_clocks();
+                self.write_stow();
             }
             Phase::Capturing(capturing) if capturing.step == CaptureStep::Freezing => {
                 let capturing = capturing.clone();
@@ -137,6 +148,9 @@ impl Life {
                     // Half of it may be frozen.
                     return self.thaw_then(Cause::TimedOut { limit }, None);
                 }
+            }
+            Phase::Stow(Stow { step: StowStep::Freezing, .. }) => {
+                self.note(format!("pause to disk failed: freeze: {detail}"));
             }
             Phase::Capturing(capturing) if capturing.step == CaptureStep::Freezing => {
                 self.note(format!("capture failed: freeze: {detail}"));

@@ -3,6 +3,7 @@
 use super::event::{Effect, MainSeen};
 use super::state::{Phase, Rung, Stopping, Then};
 use super::step::Life;
+use super::stow::StowStep;
 use crate::{Cause, Timestamp};
 
 impl Life {
@@ -24,6 +25,11 @@ impl Life {
             Phase::Starting { .. } => Then::Start,
             Phase::Running { freezing: false } | Phase::Paused { thawing: true } => Then::Run,
             Phase::Running { freezing: true } | Phase::Paused { thawing: false } => Then::Pause,
+            Phase::Stow(stow) => match stow.step {
+                StowStep::Freezing | StowStep::Writing => Then::Stow,
+                StowStep::Lying => Then::Lie,
+                StowStep::Reading => Then::Unstow,
+            },
             Phase::Capturing(capturing) => {
                 if capturing.from_paused {
                     Then::Pause
@@ -48,11 +54,12 @@ impl Life {
     }
 
     pub(super) fn look(&mut self, deadline: Timestamp, then: Then, failures: u32) {
-        // Whatever was between running and frozen may be frozen.
+        // Whatever was between running and frozen may be frozen. What lay on disk is not, and what was being read back from
+        // there must not run before its driver has seen to it.
         let thaw = match &then {
-            Then::Pause | Then::Run => true,
+            Then::Pause | Then::Run | Then::Stow => true,
             Then::Stop(stopping) => matches!(stopping.rung, Rung::Thawing { .. }),
-            Then::Start => false,
+            Then::Start | Then::Lie | Then::Unstow => false,
         };
         self.now.phase = Phase::Recovering { deadline, then, failures, retry_at: None };
         self.emit(Effect::Recover { thaw });
@@ -88,14 +95,23 @@ impl Life {
                 return self.main_exited(exit);
             }
         }
+        self.ask_pending();
+        match then {
+            Then::Pause => {
+                self.now.phase = Phase::Running { freezing: true };
+                self.emit(Effect::Freeze);
+            }
+            Then::Stow | Then::Lie => self.freeze_to_stow(),
+            _ => {}
+        }
+    }
+
+    /// Asks again for what was asked for and is not in force.
+    pub(super) fn ask_pending(&mut self) {
         if let Some(resources) = self.now.retuning.clone() {
             self.retune(resources);
         } else {
             self.ask_rewire();
-        }
-        if then == Then::Pause {
-            self.now.phase = Phase::Running { freezing: true };
-            self.emit(Effect::Freeze);
         }
     }
 

@@ -70,7 +70,7 @@ impl State {
 
     /// It is up, frozen or not.
     pub(super) fn is_up(&self) -> bool {
-        matches!(self.phase, Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_))
+        matches!(self.phase, Phase::Running { .. } | Phase::Paused { .. } | Phase::Stow(_) | Phase::Capturing(_))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Deadlines, PhaseName, Rewiring, SandboxView, Timeline};
+use super::{CaptureKind, Deadlines, PhaseName, Rewiring, SandboxView, Stow, StowStep, Timeline};
 use crate::network::NetworkLease;
 use crate::spec::{Resources, Signal, StopSpec};
 use crate::{Cause, Exit, Isolation, Lease, SandboxId, SandboxSpec, TimeLimit, Timestamp};
@@ -23,6 +23,9 @@ pub struct State {
     pub driver: String,
     /// Isolation that driver gives.
     pub isolation: Isolation,
+    /// What gives it, where that makes a difference: `kvm`, `tcg`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<String>,
     /// Bounds of its waits.
     pub deadlines: Deadlines,
     /// Grows with every change of this value.
@@ -101,12 +104,14 @@ pub enum Phase {
         /// A freeze is under way.
         freezing: bool,
     },
-    /// It is frozen.
+    /// It is frozen, in memory.
     Paused {
         /// A thaw is under way.
         thawing: bool,
     },
-    /// What was changed in its file system is being kept, while it is frozen.
+    /// It is being paused to disk, or lies there.
+    Stow(Stow),
+    /// What others can be made from is being kept, while it is frozen.
     Capturing(Capturing),
     /// It is being ended.
     Stopping(Stopping),
@@ -141,7 +146,10 @@ pub struct Capturing {
     pub step: CaptureStep,
     /// It was paused before, and will be after.
     pub from_paused: bool,
-    /// File it goes to.
+    /// What is kept.
+    #[serde(default)]
+    pub kind: CaptureKind,
+    /// File or directory it goes to.
     pub into: PathBuf,
 }
 
@@ -177,6 +185,12 @@ pub enum Then {
     Run,
     /// Being frozen.
     Pause,
+    /// Being paused to disk.
+    Stow,
+    /// Lying on disk, as it did when it was last seen.
+    Lie,
+    /// Being read back from disk, and running.
+    Unstow,
     /// Being ended.
     Stop(Stopping),
 }
@@ -261,6 +275,7 @@ impl State {
             spec: Arc::new(spec),
             driver: driver.to_owned(),
             isolation,
+            accelerator: None,
             deadlines,
             generation: 1,
             view_generation: 1,
@@ -298,7 +313,9 @@ impl State {
             namespace: self.spec.namespace.clone(),
             labels: self.spec.labels.clone(),
             phase: self.phase.name(),
+            stowed: self.is_stowed(),
             isolation: self.isolation,
+            accelerator: self.accelerator.clone(),
             driver: self.driver.clone(),
             created_at: self.created_at,
             started_at: self.started_at,
@@ -329,8 +346,8 @@ impl State {
                 Rung::Destroying { retry_at, .. } | Rung::Releasing { retry_at, .. } => *retry_at,
                 Rung::Settling | Rung::Thawing { .. } | Rung::Measuring => None,
             },
-            // A time limit that passes in a capture is found passed after it.
-            Phase::Capturing(_) | Phase::Paused { .. } => None,
+            // A time limit that passes in a capture, or on the way to disk, is found passed after it.
+            Phase::Capturing(_) | Phase::Paused { .. } | Phase::Stow(_) => None,
             Phase::Pending | Phase::Stopped { .. } | Phase::Failed { .. } => None,
         }
     }
@@ -359,7 +376,8 @@ impl Phase {
             Self::Preparing { .. } => PhaseName::Preparing,
             Self::Starting { .. } => PhaseName::Starting,
             Self::Running { .. } | Self::Capturing(Capturing { from_paused: false, .. }) => PhaseName::Running,
-            Self::Paused { .. } | Self::Capturing(_) => PhaseName::Paused,
+            Self::Stow(Stow { step: StowStep::Freezing, .. }) => PhaseName::Running,
+            Self::Paused { .. } | Self::Capturing(_) | Self::Stow(_) => PhaseName::Paused,
             Self::Stopping(_) => PhaseName::Stopping,
             Self::Recovering { .. } => PhaseName::Recovering,
             Self::Stopped { .. } => PhaseName::Stopped,
@@ -378,6 +396,12 @@ impl Phase {
             Self::Running { freezing: true } => "running/freezing",
             Self::Paused { thawing: false } => "paused",
             Self::Paused { thawing: true } => "paused/thawing",
+            Self::Stow(stow) => match stow.step {
+                StowStep::Freezing => "stow/freezing",
+                StowStep::Writing => "stow/writing",
+                StowStep::Lying => "stow/lying",
+                StowStep::Reading => "stow/reading",
+            },
             Self::Capturing(capturing) => match capturing.step {
                 CaptureStep::Freezing => "capturing/freezing",
                 CaptureStep::Writing => "capturing/writing",

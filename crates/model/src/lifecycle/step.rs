@@ -33,6 +33,7 @@ pub fn step(state: &State, event: Event) -> (State, Vec<Effect>) {
 
 fn visibly_differs(before: &State, after: &State) -> bool {
     before.phase.name() != after.phase.name()
+        || before.is_stowed() != after.is_stowed()
         || before.started_at != after.started_at
         || before.ready_at != after.ready_at
         || before.created_at != after.created_at
@@ -75,6 +76,10 @@ impl Life {
             Fact::FreezeFailed(detail) => self.freeze_failed(&detail),
             Fact::Thawed => self.thawed(),
             Fact::ThawFailed(detail) => self.thaw_failed(&detail),
+            Fact::Stowed => self.stowed(),
+            Fact::StowFailed(detail) => self.stow_failed(&detail),
+            Fact::Unstowed => self.unstowed(),
+            Fact::UnstowFailed(detail) => self.unstow_failed(&detail),
             Fact::Captured => self.capture_written("captured"),
             Fact::CaptureFailed(detail) => self.capture_written(&format!("capture failed: {detail}")),
             Fact::Retuned => self.retuned(),
@@ -89,6 +94,7 @@ impl Life {
             Fact::ReleaseFailed(resource, detail) => self.release_failed(&resource, &detail),
             Fact::Restarted => self.restarted(),
             Fact::Adopted(main) => self.adopted(main),
+            Fact::FoundStowed => self.found_stowed(),
             Fact::FoundGone(detail) => self.found_gone(detail),
             Fact::RecoverFailed(detail) => self.recover_failed(detail),
             Fact::RecordUnwritable(detail) => self.record_unwritable(detail),
@@ -235,6 +241,7 @@ impl Life {
                 self.abandon_capture();
                 self.thaw_then(Cause::Exited, None);
             }
+            Phase::Stow(_) => self.main_exited_in_stow(exit),
             Phase::Stopping(Stopping { rung, cause }) => {
                 let asked = matches!(rung, Rung::Asking(_) | Rung::Killing { .. });
                 let cause = cause.clone();
@@ -263,7 +270,11 @@ impl Life {
                 self.note("output taken");
                 self.destroy(cause, true);
             }
-            Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_) | Phase::Stopping(_) => {
+            Phase::Running { .. }
+            | Phase::Paused { .. }
+            | Phase::Stow(_)
+            | Phase::Capturing(_)
+            | Phase::Stopping(_) => {
                 self.now.drained = true;
             }
             _ => {}
@@ -281,6 +292,7 @@ impl Life {
                 self.abandon_capture();
                 self.destroy(Cause::AgentLost { detail }, false);
             }
+            Phase::Stow(_) => self.agent_lost_in_stow(detail),
             Phase::Stopping(Stopping {
                 rung: Rung::Thawing { .. } | Rung::Asking(_) | Rung::Killing { .. } | Rung::Draining { .. },
                 cause,
@@ -310,16 +322,12 @@ impl Life {
         match request {
             Request::Stop(how) => self.stop(how),
             Request::Kill => self.kill("kill requested"),
-            Request::Pause => {
-                self.note("pause requested");
-                self.now.phase = Phase::Running { freezing: true };
-                self.emit(Effect::Freeze);
-            }
+            Request::Pause(to) => self.pause(to),
             Request::Resume { timeout } => self.resume(timeout),
             Request::Keepalive { span, shorten } => self.keep_alive(span, shorten),
             Request::Claim(claim) => self.claim(*claim),
             Request::Rewire(wanted) => self.rewire(&wanted),
-            Request::Capture { into } => self.capture(into),
+            Request::Capture { kind, into } => self.capture(kind, into),
             Request::Delete => self.delete(),
             Request::Use => self.now.last_use = self.at,
         }
@@ -368,6 +376,7 @@ impl Life {
             Phase::Stopping(stopping) => self.rung_over(stopping),
             Phase::Pending
             | Phase::Paused { .. }
+            | Phase::Stow(_)
             | Phase::Capturing(_)
             | Phase::Stopped { .. }
             | Phase::Failed { .. } => {}

@@ -62,6 +62,7 @@ pub const TABLE: &[Transition] = &[
     t("paused", "delete requested", "stopping/thawing"),
     t("paused", "kill requested", "stopping/thawing"),
     t("paused", "main exited", "stopping/thawing"),
+    t("paused", "pause to disk requested", "stow/writing"),
     t("paused", "record unwritable", "stopping/thawing"),
     t("paused", "resume requested", "paused/thawing"),
     t("paused", "retune failed", "stopping/thawing"),
@@ -107,7 +108,11 @@ pub const TABLE: &[Transition] = &[
     t("recovering", "adopted", "stopping/destroying"),
     t("recovering", "adopted", "stopping/draining"),
     t("recovering", "adopted", "stopping/killing"),
+    t("recovering", "adopted", "stow/freezing"),
     t("recovering", "found gone", "stopping/destroying"),
+    t("recovering", "found on disk", "stopping/destroying"),
+    t("recovering", "found on disk", "stow/lying"),
+    t("recovering", "found on disk", "stow/reading"),
     t("recovering", "recover failed", "stopping/destroying"),
     t("recovering", "time passed", "stopping/destroying"),
     t("running", "actor broken", "stopping/destroying"),
@@ -121,6 +126,7 @@ pub const TABLE: &[Transition] = &[
     t("running", "main exited", "stopping/destroying"),
     t("running", "main exited", "stopping/draining"),
     t("running", "pause requested", "running/freezing"),
+    t("running", "pause to disk requested", "stow/freezing"),
     t("running", "record unwritable", "stopping/destroying"),
     t("running", "retune failed", "stopping/destroying"),
     t("running", "rewire failed", "stopping/destroying"),
@@ -231,11 +237,67 @@ pub const TABLE: &[Transition] = &[
     t("stopping/thawing", "actor broken", "stopping/destroying"),
     t("stopping/thawing", "agent lost", "stopping/destroying"),
     t("stopping/thawing", "daemon restarted", "recovering"),
+    t("stopping/thawing", "stowed", "stopping/destroying"),
     t("stopping/thawing", "thaw failed", "stopping/destroying"),
     t("stopping/thawing", "thawed", "stopping/asking"),
     t("stopping/thawing", "thawed", "stopping/destroying"),
     t("stopping/thawing", "thawed", "stopping/draining"),
     t("stopping/thawing", "thawed", "stopping/killing"),
+    t("stow/freezing", "actor broken", "stopping/destroying"),
+    t("stow/freezing", "agent lost", "stopping/destroying"),
+    t("stow/freezing", "daemon restarted", "recovering"),
+    t("stow/freezing", "delete requested", "stopping/thawing"),
+    t("stow/freezing", "freeze failed", "running"),
+    t("stow/freezing", "frozen", "stow/writing"),
+    t("stow/freezing", "kill requested", "stopping/thawing"),
+    t("stow/freezing", "main exited", "stopping/thawing"),
+    t("stow/freezing", "record unwritable", "stopping/thawing"),
+    t("stow/freezing", "retune failed", "stopping/thawing"),
+    t("stow/freezing", "rewire failed", "stopping/thawing"),
+    t("stow/freezing", "rewire in doubt", "stopping/thawing"),
+    t("stow/freezing", "stop requested", "stopping/thawing"),
+    t("stow/lying", "actor broken", "stopping/destroying"),
+    t("stow/lying", "daemon restarted", "recovering"),
+    t("stow/lying", "delete requested", "stopping/destroying"),
+    t("stow/lying", "kill requested", "stopping/destroying"),
+    t("stow/lying", "record unwritable", "stopping/destroying"),
+    t("stow/lying", "resume requested", "stow/reading"),
+    t("stow/lying", "retune failed", "stopping/destroying"),
+    t("stow/lying", "rewire failed", "stopping/destroying"),
+    t("stow/lying", "rewire in doubt", "stopping/destroying"),
+    t("stow/lying", "stop requested", "stopping/destroying"),
+    t("stow/reading", "actor broken", "stopping/destroying"),
+    t("stow/reading", "daemon restarted", "recovering"),
+    t("stow/reading", "delete requested", "stopping/destroying"),
+    t("stow/reading", "kill requested", "stopping/destroying"),
+    t("stow/reading", "record unwritable", "stopping/destroying"),
+    t("stow/reading", "retune failed", "stopping/destroying"),
+    t("stow/reading", "rewire failed", "stopping/destroying"),
+    t("stow/reading", "rewire in doubt", "stopping/destroying"),
+    t("stow/reading", "stop requested", "stopping/destroying"),
+    t("stow/reading", "unstow failed", "stow/lying"),
+    t("stow/reading", "unstowed", "running"),
+    t("stow/writing", "actor broken", "stopping/destroying"),
+    t("stow/writing", "daemon restarted", "recovering"),
+    t("stow/writing", "delete requested", "stopping/destroying"),
+    t("stow/writing", "delete requested", "stopping/thawing"),
+    t("stow/writing", "kill requested", "stopping/destroying"),
+    t("stow/writing", "kill requested", "stopping/thawing"),
+    t("stow/writing", "main exited", "stopping/destroying"),
+    t("stow/writing", "main exited", "stopping/thawing"),
+    t("stow/writing", "record unwritable", "stopping/destroying"),
+    t("stow/writing", "record unwritable", "stopping/thawing"),
+    t("stow/writing", "retune failed", "stopping/destroying"),
+    t("stow/writing", "retune failed", "stopping/thawing"),
+    t("stow/writing", "rewire failed", "stopping/destroying"),
+    t("stow/writing", "rewire failed", "stopping/thawing"),
+    t("stow/writing", "rewire in doubt", "stopping/destroying"),
+    t("stow/writing", "rewire in doubt", "stopping/thawing"),
+    t("stow/writing", "stop requested", "stopping/destroying"),
+    t("stow/writing", "stop requested", "stopping/thawing"),
+    t("stow/writing", "stow failed", "paused"),
+    t("stow/writing", "stow failed", "stopping/destroying"),
+    t("stow/writing", "stowed", "stow/lying"),
 ];
 
 /// The document made from the table.
@@ -305,14 +367,22 @@ measuring   the driver's usage: was memory the reason?
 releasing   leases, last one first; a failed release is tried again and never forgotten
 ```
 
-A capture keeps what a sandbox changed in its file system while it is frozen: `freezing`, `writing`, `thawing`. To others it
-is all the while what it was before, running or paused. Whatever ends the sandbox gives the capture up at once.
+A capture keeps what a sandbox changed in its file system, or the whole machine, while it is frozen: `freezing`, `writing`,
+`thawing`. To others it is all the while what it was before, running or paused. Whatever ends the sandbox gives the capture up
+at once. What lies on disk is not captured: it is resumed first.
+
+A pause to disk begins where it must: `freezing`, `writing`, `lying`; `reading` is the way back. To others it is paused from
+`writing` on, and `stowed` while nothing of it runs. If it cannot be written it stays paused in memory, if it cannot be read
+back it stays on disk, and whoever asked is told. That its agent goes while it is written is no news, unless the writing fails.
+Ending it gives up the writing and asks in good order; once it lies on disk, or is being read, there is nobody to ask, and
+everything is ended from outside. A daemon that was restarted leaves on disk what lies there, and goes on with a pause or a
+resume that was under way.
 
 Rules that no arrow shows: a second stop never gives more time, but may give less; kill outranks stop; delete is taken in
 every phase, and is a kill followed by the removal of the record; a terminal phase and its cause never change; a deadline
 survives a restart of the daemon.
 
-Time limits: a life span counts while the sandbox runs, not while it is frozen, and goes on where it stood when the sandbox is
+Time limits: a life span counts while the sandbox runs, not while it is frozen or lies on disk, and goes on where it stood when the sandbox is
 thawed. Idle time counts from the last use; a start of the daemon counts as one. When a limit passes, the sandbox is killed, or
 frozen if `on_timeout` says so; if it cannot be frozen it is killed. Resuming one that was paused for a limit gives it its span
 again. A keepalive never shortens a life unless it says so.

@@ -92,7 +92,7 @@ fn keepalive(span: Option<u64>, shorten: bool) -> Fact {
 }
 
 fn capture() -> Fact {
-    Fact::Requested(Request::Capture { into: PathBuf::from("/x") })
+    Fact::Requested(Request::Capture { kind: CaptureKind::Machine, into: PathBuf::from("/x") })
 }
 
 const fn secs(n: u64) -> Duration {
@@ -194,7 +194,7 @@ fn a_life_span_stands_while_it_is_frozen() {
         feed(&mut state, 0, fact);
     }
     assert_eq!(state.deadline(), Some(ms(60_000)));
-    feed(&mut state, 10_000, Fact::Requested(Request::Pause));
+    feed(&mut state, 10_000, Fact::Requested(Request::Pause(PauseTo::Memory)));
     // What the freeze itself takes still counts.
     feed(&mut state, 15_000, Fact::Frozen);
     assert_eq!((state.deadline(), state.expires_at, state.remaining), (None, None, Some(secs(45))));
@@ -487,10 +487,19 @@ impl World {
             Effect::Freeze => Fact::Frozen,
             Effect::Thaw if bad => Fact::ThawFailed(oops()),
             Effect::Thaw => Fact::Thawed,
-            Effect::Capture(_) if bad => Fact::CaptureFailed(oops()),
-            Effect::Capture(_) => Fact::Captured,
+            Effect::Stow if bad => Fact::StowFailed(oops()),
+            Effect::Stow => Fact::Stowed,
+            Effect::Unstow if bad => Fact::UnstowFailed(oops()),
+            Effect::Unstow => Fact::Unstowed,
+            Effect::AbandonStow if bad => return,
+            Effect::AbandonStow => {
+                self.pending.retain(|effect| *effect != Effect::Stow);
+                return;
+            }
+            Effect::Capture { .. } if bad => Fact::CaptureFailed(oops()),
+            Effect::Capture { .. } => Fact::Captured,
             Effect::AbandonCapture => {
-                self.pending.retain(|effect| !matches!(effect, Effect::Capture(_)));
+                self.pending.retain(|effect| !matches!(effect, Effect::Capture { .. }));
                 return;
             }
             Effect::Retune(_) if bad => Fact::RetuneFailed(oops()),
@@ -503,7 +512,8 @@ impl World {
             Effect::Measure => Fact::Measured { oom_kills: Some(u64::from(luck % 3)) },
             Effect::Release(resource) if bad => Fact::ReleaseFailed(resource, oops()),
             Effect::Release(resource) => Fact::Released(resource),
-            Effect::Recover { .. } => match luck % 6 {
+            Effect::Recover { .. } => match luck % 7 {
+                6 => Fact::FoundStowed,
                 0 => Fact::RecoverFailed(oops()),
                 1 => Fact::FoundGone(oops()),
                 2 => Fact::Adopted(MainSeen::Idle),
@@ -522,9 +532,10 @@ impl World {
             0 => self.event(Fact::Requested(Request::Stop(StopSpec { signal: Signal::TERM, grace }))),
             1 if luck.is_multiple_of(2) => self.event(Fact::Requested(Request::Kill)),
             2 if luck.is_multiple_of(4) => self.event(Fact::Requested(Request::Delete)),
-            3 | 4 => self.event(Fact::Requested(Request::Pause)),
+            3 | 4 => self.event(Fact::Requested(Request::Pause(PauseTo::Memory))),
             5 => self.event(resume(span)),
             20 => self.event(Fact::Requested(Request::Keepalive { span, shorten: luck.is_multiple_of(3) })),
+            21 if luck.is_multiple_of(2) => self.event(Fact::Requested(Request::Pause(PauseTo::Disk))),
             21 => self.event(capture()),
             22 if luck.is_multiple_of(5) => {
                 self.event(claim_with_network(luck.is_multiple_of(2).then_some(1), &self.state))
@@ -654,6 +665,12 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         prop_oneof![Just(Fact::Frozen), oops().prop_map(Fact::FreezeFailed)],
         prop_oneof![Just(Fact::Thawed), oops().prop_map(Fact::ThawFailed)],
         prop_oneof![
+            Just(Fact::Stowed),
+            oops().prop_map(Fact::StowFailed),
+            Just(Fact::Unstowed),
+            oops().prop_map(Fact::UnstowFailed)
+        ],
+        prop_oneof![
             Just(Fact::Captured),
             oops().prop_map(Fact::CaptureFailed),
             Just(Fact::Retuned),
@@ -669,6 +686,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             Just(Fact::Adopted(MainSeen::Idle)),
             Just(Fact::Adopted(MainSeen::Running)),
             exit.prop_map(|e| Fact::Adopted(MainSeen::Exited(e))),
+            Just(Fact::FoundStowed),
             oops().prop_map(Fact::FoundGone),
             oops().prop_map(Fact::RecoverFailed),
         ],
@@ -676,7 +694,8 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         prop_oneof![
             stop.prop_map(|s| Fact::Requested(Request::Stop(s))),
             Just(Fact::Requested(Request::Kill)),
-            Just(Fact::Requested(Request::Pause)),
+            Just(Fact::Requested(Request::Pause(PauseTo::Memory))),
+            Just(Fact::Requested(Request::Pause(PauseTo::Disk))),
             Just(resume(None)),
             Just(resume(Some(secs(2)))),
             (prop::option::of(0..5_u64), any::<bool>()).prop_map(|(span, shorten)| keepalive(span, shorten)),
@@ -744,6 +763,10 @@ fn all_facts(state: &State) -> Vec<Fact> {
         Fact::FreezeFailed(oops()),
         Fact::Thawed,
         Fact::ThawFailed(oops()),
+        Fact::Stowed,
+        Fact::StowFailed(oops()),
+        Fact::Unstowed,
+        Fact::UnstowFailed(oops()),
         Fact::Captured,
         Fact::CaptureFailed(oops()),
         Fact::Retuned,
@@ -758,6 +781,7 @@ fn all_facts(state: &State) -> Vec<Fact> {
         Fact::Adopted(MainSeen::Idle),
         Fact::Adopted(MainSeen::Running),
         Fact::Adopted(MainSeen::Exited(Exit::code(0))),
+        Fact::FoundStowed,
         Fact::FoundGone(oops()),
         Fact::RecoverFailed(oops()),
         Fact::RecordUnwritable(oops()),
@@ -767,7 +791,7 @@ fn all_facts(state: &State) -> Vec<Fact> {
         stop(Duration::from_millis(1)),
         stop(Duration::from_secs(60)),
     ];
-    facts.extend([Request::Kill, Request::Pause, Request::Delete, Request::Use].map(Fact::Requested));
+    facts.extend([Request::Kill, Request::Pause(PauseTo::Memory), Request::Pause(PauseTo::Disk), Request::Delete, Request::Use].map(Fact::Requested));
     facts.extend([claim_with_network(None, state), claim_with_network(Some(1), state), rewire(other_network())]);
     facts.extend([resume(None), capture(), claim(None), claim(Some(1)), claim(Some(2)), keepalive(None, false)]);
     if let Some(last) = state.leases.last() {
@@ -790,6 +814,7 @@ fn kind(state: &State) -> Kind {
         (state.network.is_some(), state.rewiring.as_ref().map(|rewiring| rewiring.claim)),
         match &state.phase {
             Phase::Capturing(capturing) => Some(capturing.from_paused),
+            Phase::Stow(stow) => Some(stow.lost.is_some()),
             _ => None,
         },
         match &state.phase {
@@ -803,6 +828,9 @@ fn kind(state: &State) -> Kind {
                 Then::Start => "start",
                 Then::Run => "run",
                 Then::Pause => "pause",
+                Then::Stow => "stow",
+                Then::Lie => "lie",
+                Then::Unstow => "unstow",
                 Then::Stop(stopping) => match stopping.rung {
                     Rung::Thawing { .. } => "thawing",
                     Rung::Asking(_) => "asking",

@@ -22,8 +22,14 @@ pub struct SandboxView {
     pub labels: BTreeMap<String, String>,
     /// Where it is.
     pub phase: PhaseName,
+    /// It is paused on disk, not in memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stowed: bool,
     /// Isolation it was given.
     pub isolation: Isolation,
+    /// What gives it, where that makes a difference: `kvm`, `tcg`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<String>,
     /// Driver that gives it.
     pub driver: String,
     /// When it was accepted; for one from a pool, claimed.
@@ -64,6 +70,16 @@ pub struct SandboxView {
     /// Why it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
+}
+
+impl SandboxView {
+    /// The isolation it was given as replies state it: `container`, `microvm/kvm`.
+    pub fn isolation_given(&self) -> String {
+        match &self.accelerator {
+            Some(accelerator) => format!("{}/{accelerator}", self.isolation),
+            None => self.isolation.to_string(),
+        }
+    }
 }
 
 /// Name of a phase.

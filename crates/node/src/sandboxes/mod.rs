@@ -35,7 +35,7 @@ use moat_engine::guest::ExecSession;
 use moat_engine::pool::Pool;
 use moat_engine::{Engine, Guest};
 use moat_image::store::Pin;
-use moat_model::lifecycle::SandboxView;
+use moat_model::lifecycle::{PauseTo, SandboxView};
 use moat_model::spec::{ExecSpec, Owner, Resources};
 use moat_model::{ErrorKind, Isolation, Namespace, NodeId, ProcessSpec, SandboxId, Timestamp};
 use tokio::sync::Notify;
@@ -215,7 +215,7 @@ impl Sandboxes {
     /// Freezes it. One that is paused already stays as it is.
     pub async fn pause(&self, namespace: &Namespace, id: &SandboxId) -> Result<Sandbox> {
         self.view(namespace, id)?;
-        let view = self.shared.base.engine.pause(id).await?;
+        let view = self.shared.base.engine.pause(id, PauseTo::Memory).await?;
         self.shown(&view)
     }
 

@@ -6,7 +6,7 @@ use moat_api::sandbox::WorkloadView;
 use moat_engine::driver::Usage;
 use moat_engine::guest::ExecSession;
 use moat_engine::{Engine, Result};
-use moat_model::lifecycle::{SandboxView, Step};
+use moat_model::lifecycle::{PauseTo, SandboxView, Step};
 use moat_model::spec::ExecSpec;
 use moat_model::{SandboxId, WorkloadId};
 
@@ -66,7 +66,7 @@ impl Sandboxes for Engine {
     }
 
     async fn pause(&self, id: &SandboxId) -> Result<SandboxView> {
-        Self::pause(self, id).await
+        Self::pause(self, id, PauseTo::Memory).await
     }
 
     async fn resume(&self, id: &SandboxId) -> Result<SandboxView> {
