@@ -25,9 +25,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use moat_agent::protocol::GuestProcess;
 pub use moat_model::lifecycle::Deadlines;
-use moat_model::lifecycle::{
-    CaptureKind, Event, Fact, PauseTo, PhaseName, Request, SandboxView, State, Step, step,
-};
+use moat_model::lifecycle::{CaptureKind, Event, Fact, PauseTo, PhaseName, Request, SandboxView, State, Step, step};
 use moat_model::network::{NetworkLease, NetworkSpec};
 use moat_model::spec::{ClaimSpec, ExecSpec, OnTimeout, StopSpec};
 use moat_model::{Cause, ErrorKind, Isolation, Resource, SandboxId, SandboxSpec, Timestamp};

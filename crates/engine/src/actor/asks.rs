@@ -218,10 +218,8 @@ impl Actor {
 
     fn answer_rewire(&mut self) {
         let state = &self.record.state;
-        let up = matches!(
-            state.phase,
-            Phase::Running { .. } | Phase::Paused { .. } | Phase::Stow(_) | Phase::Capturing(_)
-        );
+        let up =
+            matches!(state.phase, Phase::Running { .. } | Phase::Paused { .. } | Phase::Stow(_) | Phase::Capturing(_));
         if self.waiting.rewire.is_none() || up && state.rewiring.is_some() {
             return;
         }

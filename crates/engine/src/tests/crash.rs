@@ -207,7 +207,8 @@ async fn check_network(engine: &Engine, world: &FakeWorld, what: &str) {
     let agree = async {
         while engine.get(&id(1)).is_some_and(|view| matches!(view.phase, PhaseName::Running | PhaseName::Paused)) {
             let spec = engine.spec(&id(1)).unwrap();
-            let wanted = spec.network.is_wired().then(|| Attachment::of(&testing::place(&id(1)), Isolation::Container, &spec));
+            let wanted =
+                spec.network.is_wired().then(|| Attachment::of(&testing::place(&id(1)), Isolation::Container, &spec));
             if world.rules(&id(1)) == wanted {
                 break;
             }

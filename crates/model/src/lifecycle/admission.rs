@@ -49,7 +49,9 @@ impl std::fmt::Display for Reason {
             Self::NotRunning(PhaseName::Paused) => f.write_str("the sandbox is paused, not running; resume it first"),
             Self::NotRunning(phase) => write!(f, "the sandbox is {phase}, not running"),
             Self::Busy => f.write_str("the sandbox is being paused or resumed; ask again when that is done"),
-            Self::Stowed => f.write_str("the sandbox is paused on disk; resume it first, and pause it to memory if it must stand still"),
+            Self::Stowed => f.write_str(
+                "the sandbox is paused on disk; resume it first, and pause it to memory if it must stand still",
+            ),
             Self::Capturing => f.write_str("a snapshot of the sandbox is being taken; ask again when that is done"),
             Self::Claiming => f.write_str("the sandbox is just being taken from its pool; ask again when that is done"),
             Self::Rewiring => {

@@ -791,7 +791,10 @@ fn all_facts(state: &State) -> Vec<Fact> {
         stop(Duration::from_millis(1)),
         stop(Duration::from_secs(60)),
     ];
-    facts.extend([Request::Kill, Request::Pause(PauseTo::Memory), Request::Pause(PauseTo::Disk), Request::Delete, Request::Use].map(Fact::Requested));
+    facts.extend(
+        [Request::Kill, Request::Pause(PauseTo::Memory), Request::Pause(PauseTo::Disk), Request::Delete, Request::Use]
+            .map(Fact::Requested),
+    );
     facts.extend([claim_with_network(None, state), claim_with_network(Some(1), state), rewire(other_network())]);
     facts.extend([resume(None), capture(), claim(None), claim(Some(1)), claim(Some(2)), keepalive(None, false)]);
     if let Some(last) = state.leases.last() {
