@@ -10,10 +10,8 @@ use super::attributes::{ACL_ACCESS, ACL_DEFAULT, OVERLAY, kept};
 use super::header::invalid;
 use super::index::{Attributes, Node, Xattrs};
 use super::limits::{Budget, NAME_LEN_MAX};
+use super::overlay::OPAQUE;
 use crate::error::{Error, Result};
-
-/// What the overlay file system says of a directory that shows nothing of lower layers.
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 
 /// What it notes for itself: where a file was copied from, and that it looked. Of no use in a layer of its own.
 const NOTES: [&[u8]; 4] =

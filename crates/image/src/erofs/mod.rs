@@ -17,6 +17,7 @@ mod header;
 mod host_attributes;
 mod index;
 mod limits;
+mod overlay;
 mod path;
 mod pax;
 #[cfg(test)]
@@ -89,11 +90,34 @@ impl RootBuilder {
         compressed_len: u64,
         tar: impl Read,
     ) -> Result<LayerSummary> {
+        self.add(index, compression, compressed_len, tar, std::convert::identity)
+    }
+
+    /// The same for a layer that is to be a layer of an overlay again: its whiteouts and opaque marks are kept, as that file system
+    /// reads them, instead of applied.
+    pub fn add_overlay(
+        &self,
+        index: usize,
+        compression: Compression,
+        compressed_len: u64,
+        tar: impl Read,
+    ) -> Result<LayerSummary> {
+        self.add(index, compression, compressed_len, tar, overlay::keep_marks)
+    }
+
+    fn add(
+        &self,
+        index: usize,
+        compression: Compression,
+        compressed_len: u64,
+        tar: impl Read,
+        marks: impl FnOnce(Vec<index::Entry>) -> Vec<index::Entry>,
+    ) -> Result<LayerSummary> {
         let stream = Stream::new(&self.budget, compression, compressed_len, tar)?;
         let contents = Archive::new(stream, &self.budget, &self.space).read()?;
         let (diff_id, bytes) = contents.stream.finish();
         let entries = contents.entries.len() as u64 + contents.dropped;
-        self.put(index, Layer { entries: contents.entries, identity: diff_id.bytes() })?;
+        self.put(index, Layer { entries: marks(contents.entries), identity: diff_id.bytes() })?;
         Ok(LayerSummary { diff_id, entries, bytes, dropped: contents.dropped })
     }
 

@@ -9,6 +9,7 @@ mod connection;
 mod exec;
 mod files;
 mod forward;
+mod machine;
 mod output;
 mod session;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use moat_agent::protocol::mux::{
     ATTACHES_MAX, CONNECTS_MAX, EXECS_MAX, OpenReply, Stream, TRANSFERS_MAX, VERBS_MAX, WATCHES_MAX,
 };
 use moat_agent::protocol::stream::{FrameReader, StreamError, write_header};
-use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, PROTOCOL_VERSION, Reply, Request, Spawned};
+use moat_agent::protocol::{GuestProcess, GuestStats, Hello, Offsets, Reply, Request, Spawned};
 use moat_model::file::{FileReply, FileRequest, Transfer, WatchEvent};
 use moat_model::spec::{ExecSpec, Forward, Signal};
 use moat_model::{ErrorKind, Exit, ProcessSpec};
@@ -96,10 +97,16 @@ struct Opened {
 impl AgentGuest {
     /// Connects to the agent and greets it. `forwards` are the only addresses it may ever have us connect to.
     pub async fn connect(endpoint: Arc<dyn Endpoint>, forwards: Vec<Forward>) -> Result<Arc<Self>> {
+        let guest = Self::unconnected(endpoint, forwards);
+        machine::speaks_ours(&guest.hello().await?)?;
+        Ok(guest)
+    }
+
+    fn unconnected(endpoint: Arc<dyn Endpoint>, forwards: Vec<Forward>) -> Arc<Self> {
         let (opens, opens_rx) = mpsc::channel(OPENS_QUEUED_MAX);
         let broken = Arc::new(Notify::new());
         let session = session::Session::new(endpoint.clone(), forwards, broken.clone());
-        let guest = Arc::new(Self {
+        Arc::new(Self {
             endpoint,
             opens,
             broken,
@@ -110,13 +117,7 @@ impl AgentGuest {
             attaches: Arc::new(Semaphore::new(ATTACHES_MAX)),
             connects: Arc::new(Semaphore::new(CONNECTS_MAX)),
             driver: tokio::spawn(session.run(opens_rx)),
-        });
-        let hello = guest.hello().await?;
-        if hello.protocol != PROTOCOL_VERSION {
-            let versions = format!("agent speaks protocol {}, this daemon {PROTOCOL_VERSION}", hello.protocol);
-            return Err(Error::new(ErrorKind::Unsupported, versions));
-        }
-        Ok(guest)
+        })
     }
 
     /// Opens a stream, waiting for a connection if there is none.

@@ -1,0 +1,51 @@
+//! The kernel and the initramfs of machines, with this daemon's agent in it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use moat_engine::error::{Error, Result};
+use moat_guest::{Guest, agent_cpio};
+use moat_model::ErrorKind;
+use sha2::{Digest as _, Sha256};
+
+use super::machine::make_private_dir;
+use super::setup::hex;
+use crate::linux::agent_binary::AgentBinary;
+
+/// What machines boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootImage {
+    /// The guest it was made from.
+    pub guest: Guest,
+    /// Its modules and the agent. A file everybody may read: monitors run as nobody in particular.
+    pub initramfs: PathBuf,
+    /// SHA-256 of that, hex.
+    pub initramfs_sha256: String,
+}
+
+impl BootImage {
+    /// Puts the agent to a guest's modules, in `dir`. Once per daemon; the same bytes are written once.
+    pub fn prepare(guest_dir: &Path, binary: &AgentBinary, dir: &Path) -> Result<Self> {
+        let guest = Guest::open(guest_dir)
+            .map_err(|e| Error::caused_by(ErrorKind::NotFound, format!("guest: {}", guest_dir.display()), e))?;
+        let failed = |doing: &str, path: &Path| {
+            let doing = format!("guest: {doing} {}", path.display());
+            move |e: std::io::Error| Error::caused_by(ErrorKind::Internal, doing, e)
+        };
+        let modules = fs::read(guest.modules()).map_err(failed("read", &guest.modules()))?;
+        let agent = fs::read(binary.path()).map_err(failed("read", Path::new("the agent")))?;
+        let mut initramfs = modules;
+        initramfs.extend_from_slice(&agent_cpio(&agent));
+        let initramfs_sha256 = hex(&Sha256::digest(&initramfs));
+        make_private_dir(dir)?;
+        let path = dir.join(format!("initramfs-{}.cpio", initramfs_sha256.get(..16).unwrap_or_default()));
+        if fs::read(&path).ok().as_ref() != Some(&initramfs) {
+            let temporary = dir.join(format!("initramfs-{}.part", std::process::id()));
+            fs::write(&temporary, &initramfs).map_err(failed("write", &temporary))?;
+            fs::set_permissions(&temporary, fs::Permissions::from_mode(0o444)).map_err(failed("write", &temporary))?;
+            fs::rename(&temporary, &path).map_err(failed("write", &path))?;
+        }
+        Ok(Self { guest, initramfs: path, initramfs_sha256 })
+    }
+}

@@ -1,0 +1,161 @@
+//! What a record of a machine holds: paths, names and what was decided. Which process runs it is in a file of its own
+//! ([`super::process`]), because that changes while the record does not.
+
+use std::path::{Path, PathBuf};
+
+use moat_agent::protocol::machine::GuestSetup;
+use moat_engine::driver::{Place, Record};
+use moat_engine::error::{Error, Result};
+use moat_engine::fabric::NetworkPlace;
+use moat_model::spec::{Artifact, Forward, RootLayer, RootSpec};
+use moat_model::{ErrorKind, SandboxId, SandboxSpec};
+use serde::{Deserialize, Serialize};
+
+use super::config::MachineDefaults;
+use super::setup::guest_setup;
+
+/// A machine, as it was decided when it was created.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Whose.
+    pub id: SandboxId,
+    /// Its directory on a tmpfs: sockets, the monitor's log and identity.
+    pub run_dir: PathBuf,
+    /// Its directory on disk: its disk, and all of it while it is stowed.
+    pub data_dir: PathBuf,
+    /// Its cgroup's name.
+    pub cgroup: String,
+    /// First host id of its range.
+    pub uid_base: u32,
+    /// Memory it sees.
+    pub memory_bytes: u64,
+    /// Processors it sees.
+    pub vcpus: u32,
+    /// Size of the disk it writes to.
+    pub disk_bytes: u64,
+    /// Read-only layers of its root, the lowest first.
+    pub layers: Vec<RootLayer>,
+    /// Its link, if it has one.
+    pub network: Option<NetworkPlace>,
+    /// What its agent is told; the moment in it is that of its creation and is renewed when it is sent.
+    pub setup: GuestSetup,
+    /// What is put below `/local`.
+    pub artifact: Option<Artifact>,
+    /// What it may have the daemon connect to.
+    pub forwards: Vec<Forward>,
+    /// Directory of the machine it goes on as.
+    pub restore: Option<PathBuf>,
+}
+
+impl Machine {
+    /// What a spec comes to at a place.
+    pub fn new(place: &Place, spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<Self> {
+        if place.uid_base == 0 {
+            return Err(Error::new(ErrorKind::Internal, "a machine was given no range of user ids"));
+        }
+        if spec.network.is_wired() != place.network.is_some() {
+            let made = if place.network.is_some() { "one" } else { "none" };
+            let what = format!("network: {} was asked for and {made} was made", spec.network.mode);
+            return Err(Error::new(ErrorKind::Internal, what));
+        }
+        Ok(Self {
+            id: place.id.clone(),
+            run_dir: place.run_dir.clone(),
+            data_dir: place.data_dir.clone(),
+            cgroup: place.id.as_str().to_owned(),
+            uid_base: place.uid_base,
+            memory_bytes: defaults.memory(&spec.resources),
+            vcpus: defaults.vcpus(&spec.resources),
+            disk_bytes: defaults.disk(&spec.resources),
+            layers: layers(&spec.root),
+            network: place.network.clone(),
+            setup: guest_setup(place, spec, defaults)?,
+            artifact: spec.artifact.clone(),
+            forwards: spec.forwards.clone(),
+            restore: spec.restore.as_ref().map(|snapshot| snapshot.dir.clone()),
+        })
+    }
+
+    /// The file it writes to.
+    pub fn disk(&self) -> PathBuf {
+        self.data_dir.join("disk.ext4")
+    }
+
+    /// The directory it lies in while it is stowed.
+    pub fn stowed(&self) -> PathBuf {
+        self.data_dir.join("stowed")
+    }
+
+    /// What its monitor says; bounded.
+    pub fn log(&self) -> PathBuf {
+        self.run_dir.join("vmm.log")
+    }
+
+    /// There while the agent was told to stop everything of the user: a renewal has to come before they go on.
+    fn quiesced_mark(&self) -> PathBuf {
+        self.run_dir.join("quiesced")
+    }
+
+    /// Whether everything of the user was stopped from inside.
+    pub fn is_quiesced(&self) -> bool {
+        self.quiesced_mark().exists()
+    }
+
+    /// Notes it before the agent is told, and takes the note away after it was renewed.
+    pub fn set_quiesced(&self, quiesced: bool) -> Result<()> {
+        let path = self.quiesced_mark();
+        let done = if quiesced { std::fs::write(&path, "") } else { std::fs::remove_file(&path) };
+        match done {
+            Err(e) if quiesced || e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::caused_by(ErrorKind::Internal, format!("note in {}", path.display()), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As a record of a driver.
+    pub fn to_record(&self, driver: &str, version: u32) -> Result<Record> {
+        let data = serde_json::to_value(self)
+            .map_err(|e| Error::caused_by(ErrorKind::Internal, "write the machine's record", e))?;
+        Ok(Record { driver: driver.to_owned(), version, data })
+    }
+
+    /// Of a record of this driver.
+    pub fn of(record: &Record, driver: &str, version: u32) -> Result<Self> {
+        if record.driver != driver || record.version != version {
+            let given = format!("record of driver {} version {}", record.driver, record.version);
+            let why = format!("{given} given to driver {driver}, which writes version {version}");
+            return Err(Error::new(ErrorKind::Internal, why));
+        }
+        serde_json::from_value(record.data.clone())
+            .map_err(|e| Error::caused_by(ErrorKind::Internal, "read the machine's record", e))
+    }
+}
+
+fn layers(root: &RootSpec) -> Vec<RootLayer> {
+    match root {
+        RootSpec::Layers { layers } => layers.clone(),
+        RootSpec::Scratch | RootSpec::Host => Vec::new(),
+    }
+}
+
+/// Makes a directory for root alone.
+pub fn make_private_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("make directory {}", path.display()), e))
+}
+
+/// Removes a directory and everything in it; succeeds if there is none.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::caused_by(ErrorKind::Internal, format!("remove directory {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,95 @@
+//! What the agent in a machine is told: from what was asked and where it was put.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use moat_agent::launch::AgentConfig;
+use moat_agent::protocol::machine::{ENTROPY_LEN, GuestNetwork, GuestRoot, GuestSetup, Identity, Moment};
+use moat_engine::driver::Place;
+use moat_engine::error::{Error, Result};
+use moat_model::spec::RootSpec;
+use moat_model::{ErrorKind, SandboxId, SandboxSpec};
+use rustix::rand::{GetRandomFlags, getrandom};
+use sha2::{Digest as _, Sha256};
+
+use super::config::MachineDefaults;
+use crate::linux::capability;
+
+/// Unacknowledged output kept for each stream of the main process: as in a container.
+const OUTPUT_BUFFER_BYTES: usize = 512 << 10;
+
+/// Everything a guest needs to become this sandbox.
+pub fn guest_setup(place: &Place, spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<GuestSetup> {
+    let main = spec.main.as_ref().and_then(|main| main.user.as_ref());
+    let user = main.or(spec.process.user.as_ref()).unwrap_or(&defaults.default_user);
+    Ok(GuestSetup {
+        identity: identity(place, spec),
+        root: match &spec.root {
+            RootSpec::Layers { layers } => {
+                GuestRoot::Overlay { layers: u32::try_from(layers.len()).unwrap_or(u32::MAX) }
+            }
+            RootSpec::Scratch | RootSpec::Host => GuestRoot::Overlay { layers: 0 },
+        },
+        moment: moment()?,
+        secrets_bytes: spec.resources.secrets_bytes.unwrap_or(defaults.secrets_bytes),
+        agent: AgentConfig {
+            default_user: user.clone(),
+            task_dir: None,
+            capabilities: Some(capabilities(spec)?),
+            no_new_privs: !spec.security.allow_new_privs,
+            seccomp: Vec::new(),
+            nofile: spec.resources.nofile.unwrap_or(defaults.nofile),
+            forward_ports: spec.forwards.iter().map(|forward| forward.listen_port).collect(),
+            output_buffer_bytes: OUTPUT_BUFFER_BYTES,
+        },
+    })
+}
+
+/// Capabilities of processes, as bits. The kernel is the machine's own, so any may be added.
+pub fn capabilities(spec: &SandboxSpec) -> Result<u64> {
+    let all = capability::of_kernel();
+    Ok(capability::resolve(&spec.security.cap_add, &spec.security.cap_drop, all, all)?)
+}
+
+/// Who it is at this place.
+pub fn identity(place: &Place, spec: &SandboxSpec) -> Identity {
+    Identity {
+        hostname: place.id.as_str().to_owned(),
+        machine_id: machine_id(&place.id),
+        network: place.network.as_ref().map(|network| GuestNetwork {
+            mac: network.mac,
+            address: network.address,
+            gateway: network.gateway,
+            gateway_mac: network.gateway_mac,
+            search: network.search.clone(),
+            name: spec.network.name.as_ref().map(|name| name.as_str().to_owned()),
+        }),
+    }
+}
+
+/// Another for each sandbox, and the same for one that lay on disk in between.
+fn machine_id(id: &SandboxId) -> String {
+    let digest = Sha256::new().chain_update(b"moat machine-id ").chain_update(id.as_str()).finalize();
+    hex(digest.get(..16).unwrap_or_default())
+}
+
+/// Now, and bytes nobody else has.
+pub fn moment() -> Result<Moment> {
+    let mut entropy = [0; ENTROPY_LEN];
+    let filled = getrandom(&mut entropy, GetRandomFlags::empty())
+        .map_err(|e| Error::caused_by(ErrorKind::Internal, "take randomness from the host", std::io::Error::from(e)))?;
+    if filled != ENTROPY_LEN {
+        return Err(Error::new(ErrorKind::Internal, "the host gave less randomness than asked"));
+    }
+    Ok(Moment { unix_nanos: unix_nanos(), entropy: hex(&entropy) })
+}
+
+/// Nanoseconds since 1970 by the host's clock.
+pub fn unix_nanos() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Lower-case digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
