@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Most descriptors that come with a payload.
-pub const DESCRIPTORS_MAX: usize = 16;
+/// Most descriptors that come with a payload: a machine has its disks, of which 24 are layers, and a few more.
+pub const DESCRIPTORS_MAX: usize = 32;
 
 /// Everything the launcher needs. Paths are host paths unless they say otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

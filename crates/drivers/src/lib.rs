@@ -2,6 +2,7 @@
 //!
 //! - [`container`]: namespaces, own user range, seccomp, capabilities, cgroups.
 //! - [`process`]: no sandbox; refused unless the operator enabled it.
+//! - [`qemu`]: virtual machines under QEMU.
 //! - [`vm`]: what drivers of virtual machines share.
 //! - [`linux`]: what drivers share: the agent's program file, starting it, its identity, its socket, cgroups,
 //!   capabilities, the system call filter.
@@ -16,4 +17,5 @@ pub mod container;
 mod fields;
 pub mod linux;
 pub mod process;
+pub mod qemu;
 pub mod vm;

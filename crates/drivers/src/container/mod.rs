@@ -18,7 +18,7 @@ mod abilities;
 mod config;
 mod driver;
 mod jail;
-mod probe;
+pub(crate) mod probe;
 mod roots;
 mod validate;
 

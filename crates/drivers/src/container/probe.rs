@@ -14,7 +14,7 @@ const KERNEL_MIN: (u32, u32) = (5, 12);
 const NR_OPEN: u64 = 1 << 20;
 
 /// Every requirement, met or not, with the fact that decided it.
-pub(super) fn requirements(hierarchy: &Hierarchy) -> Vec<Requirement> {
+pub(crate) fn requirements(hierarchy: &Hierarchy) -> Vec<Requirement> {
     let mut found = vec![root(), kernel(), user_namespaces(), proc_mountable(), seccomp(), executable_memfd()];
     found.extend(
         [

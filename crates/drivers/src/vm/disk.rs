@@ -13,7 +13,7 @@ use std::time::Duration;
 use moat_engine::driver::{Need, Requirement};
 use moat_engine::error::{Error, Result};
 use moat_model::ErrorKind;
-use rustix::fs::{SeekFrom, copy_file_range, seek};
+use rustix::fs::{Advice, SeekFrom, copy_file_range, fadvise, seek};
 use rustix::io::Errno;
 use tokio::process::Command;
 
@@ -96,6 +96,16 @@ async fn format(bytes: u64, to: &Path) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     let why = said.lines().next_back().unwrap_or("nothing was said").to_owned();
     Err(Error::caused_by(ErrorKind::Internal, format!("mke2fs {}: {}", to.display(), output.status), why))
+}
+
+/// Lets the host forget what it keeps of these files in memory: they were synced, and nobody reads them soon.
+pub fn forget_pages(files: &[PathBuf]) {
+    for path in files {
+        let forgotten = File::open(path).and_then(|file| Ok(fadvise(&file, 0, None, Advice::DontNeed)?));
+        if let Err(error) = forgotten {
+            tracing::debug!(path = %path.display(), %error, "the host keeps pages of a file that was put away");
+        }
+    }
 }
 
 /// Copies a file without writing its holes. What is at `to` is replaced.

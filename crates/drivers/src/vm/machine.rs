@@ -1,6 +1,7 @@
 //! What a record of a machine holds: paths, names and what was decided. Which process runs it is in a file of its own
 //! ([`super::process`]), because that changes while the record does not.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use moat_agent::protocol::machine::GuestSetup;
@@ -8,7 +9,7 @@ use moat_engine::driver::{Place, Record};
 use moat_engine::error::{Error, Result};
 use moat_engine::fabric::NetworkPlace;
 use moat_model::spec::{Artifact, Forward, RootLayer, RootSpec};
-use moat_model::{ErrorKind, SandboxId, SandboxSpec};
+use moat_model::{ErrorKind, SandboxId, SandboxSpec, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::config::MachineDefaults;
@@ -75,6 +76,27 @@ impl Machine {
             forwards: spec.forwards.clone(),
             restore: spec.restore.as_ref().map(|snapshot| snapshot.dir.clone()),
         })
+    }
+
+    /// What a spec comes to wherever it is put: enough to say what it is made of, and no more.
+    pub fn sketch(spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<Self> {
+        let link = NetworkPlace {
+            netns: PathBuf::new(),
+            address: Ipv4Addr::UNSPECIFIED,
+            gateway: Ipv4Addr::UNSPECIFIED,
+            search: String::new(),
+            mac: [0; 6],
+            gateway_mac: [0; 6],
+            tap: String::new(),
+        };
+        let place = Place {
+            id: SandboxId::from_parts(Timestamp::from_millis(0), [0; 10]),
+            run_dir: PathBuf::new(),
+            data_dir: PathBuf::new(),
+            uid_base: 1,
+            network: spec.network.is_wired().then_some(link),
+        };
+        Self::new(&place, spec, defaults)
     }
 
     /// The file it writes to.
