@@ -1,9 +1,11 @@
 //! The static program inside every sandbox. Run by the daemon, never by hand.
 //!
-//! `launch` builds what the sandbox needs around it and becomes the agent; `version` says which it is.
+//! `launch` builds what the sandbox needs around it and becomes the agent; `version` says which it is. As `/init` of a virtual
+//! machine there is nobody who could give it arguments.
 
 mod agent;
 mod launcher;
+mod machine;
 mod sys;
 
 use std::process::ExitCode;
@@ -12,6 +14,9 @@ use std::process::ExitCode;
 const OURS: u8 = 125;
 
 fn main() -> ExitCode {
+    if machine::is_this() {
+        machine::main();
+    }
     match std::env::args().nth(1).as_deref() {
         Some("launch") => launcher::main(),
         Some("version") => {

@@ -217,3 +217,75 @@ pub fn kill(target: Target, signal: i32) -> io::Result<()> {
     // SAFETY: takes no pointers; a Pid is never 0 or negative, so this reaches one process or one group.
     if unsafe { libc::kill(id, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Sets the clock that tells the time of day, in nanoseconds since 1970.
+pub fn set_clock(unix_nanos: i64) -> io::Result<()> {
+    const SECOND: i64 = 1_000_000_000;
+    let time = libc::timespec { tv_sec: unix_nanos.div_euclid(SECOND), tv_nsec: unix_nanos.rem_euclid(SECOND) };
+    // SAFETY: the structure lives for the call, which only reads it.
+    if unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Most bytes that are credited at once.
+const ENTROPY_MAX: usize = 256;
+
+/// `struct rand_pool_info` of linux/random.h, with room for the bytes.
+#[repr(C)]
+struct RandPoolInfo {
+    entropy_bits: libc::c_int,
+    length: libc::c_int,
+    bytes: [u8; ENTROPY_MAX],
+}
+
+/// Gives the kernel's random number generator bytes nobody else has, and makes it begin anew from them. `random` is
+/// `/dev/random`.
+pub fn reseed(random: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    // linux/random.h: _IOW('R', 0x03, int[2]) and _IO('R', 0x07).
+    const ADD_ENTROPY: libc::c_ulong = 0x4008_5203;
+    const RESEED: libc::c_ulong = 0x5207;
+    let mut info = RandPoolInfo { entropy_bits: 0, length: 0, bytes: [0; ENTROPY_MAX] };
+    let length = i32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    info.bytes.get_mut(..bytes.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(bytes);
+    (info.entropy_bits, info.length) = (length * 8, length);
+    // SAFETY: the structure has the length the kernel reads by its second field, and lives for the call; the other request
+    // takes no argument.
+    unsafe {
+        if libc::ioctl(random.as_raw_fd(), ADD_ENTROPY as _, &raw const info) != 0
+            || libc::ioctl(random.as_raw_fd(), RESEED as _) != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Listens on a port of the machine's vsock device, without blocking.
+pub fn listen_vsock(port: u32) -> io::Result<OwnedFd> {
+    /// Connections that wait: the daemon opens one at a time.
+    const BACKLOG: libc::c_int = 8;
+    // SAFETY: all-zero is a valid value of this plain structure; it lives for the call and its length goes with it. The
+    // descriptor is new and nobody else has it.
+    unsafe {
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let fd = libc::socket(libc::AF_VSOCK, kind, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut address: libc::sockaddr_vm = std::mem::zeroed();
+        address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+        address.svm_port = port;
+        address.svm_cid = libc::VMADDR_CID_ANY;
+        let length = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+        if libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) != 0
+            || libc::listen(fd.as_raw_fd(), BACKLOG) != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(fd)
+    }
+}

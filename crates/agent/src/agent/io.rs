@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::{Context, Poll, ready};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -59,6 +60,24 @@ impl Port {
     /// Reads what is there, whatever the poller knows of it.
     pub fn read_now(&self, buffer: &mut [u8]) -> Read {
         Read::of(read_once(self.0.as_fd(), buffer))
+    }
+
+    /// Ready when the poller has news, after `take` has taken them in.
+    pub fn poll_news(&self, cx: &mut Context<'_>, take: impl FnOnce(BorrowedFd<'_>)) -> Poll<()> {
+        match ready!(self.0.poll_read_ready(cx)) {
+            Ok(mut guard) => {
+                take(self.0.as_fd());
+                guard.clear_ready();
+                Poll::Ready(())
+            }
+            // The runtime ends.
+            Err(_) => Poll::Pending,
+        }
+    }
+
+    /// Does what [`readable`](Self::readable) promised to work.
+    pub fn attempt<T>(&self, what: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        self.0.try_io(Interest::READABLE, |fd| what(fd.as_fd()))
     }
 
     /// Writes at least one byte.

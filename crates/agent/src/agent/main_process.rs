@@ -21,7 +21,7 @@ use super::failure::Failure;
 use super::io::{Port, Read};
 use super::output::Window;
 use super::program::Program;
-use crate::sys::{Fork, fork};
+use crate::sys::Fork;
 
 /// Everything that could write was killed; what is in the pipes is read at once, unless the window is full.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
@@ -101,6 +101,12 @@ impl Main {
         Ok(())
     }
 
+    /// Its output counts from zero again, and what nobody acknowledged is nobody's.
+    pub fn begin_anew(&self) {
+        self.stdout.begin_anew();
+        self.stderr.begin_anew();
+    }
+
     /// Everything before these offsets is safe.
     pub fn acknowledge(&self, upto: Offsets) {
         self.stdout.acknowledge(upto.stdout);
@@ -157,7 +163,7 @@ async fn spawn(agent: &Agent, spec: &ProcessSpec) -> Result<Running, Failure> {
     let (stderr, stderr_child) = pipe()?;
     let (report, report_child) = pipe()?;
     let stdio = [dev_null()?, stdout_child, stderr_child];
-    let pid = match fork().map_err(|e| Failure::internal("fork", &e))? {
+    let pid = match agent.confinement.fork().map_err(|e| Failure::internal("fork", &e))? {
         Fork::Child => become_program(&program, Stdio { fds: borrow3(&stdio), terminal: false }, report_child.as_fd()),
         Fork::Parent(pid) => pid,
     };
@@ -190,7 +196,8 @@ async fn follow(agent: Rc<Agent>, running: Running) {
         let agent = agent.clone();
         tokio::task::spawn_local(async move { window.fill(port, &agent.scratch).await });
     }
-    let exit = running.ended.await.unwrap_or(Exit::unknown());
+    let mut exit = running.ended.await.unwrap_or(Exit::unknown());
+    exit.oom_killed = exit.signal == Some(libc::SIGKILL) && agent.confinement.killed_for_memory();
     agent.main.state.set(State::Ending);
     agent.children.kill_all(agent.own_namespace).await;
     let drained = async {

@@ -125,6 +125,14 @@ impl Window {
         self.changed.send_replace(());
     }
 
+    /// Forgets everything, offsets included.
+    pub fn begin_anew(&self) {
+        let mut kept = self.kept.borrow_mut();
+        *kept = Kept { ended: kept.ended, ..Kept::default() };
+        drop(kept);
+        self.changed.send_replace(());
+    }
+
     /// No writer is left that counts: what is in the pipe is read, then the stream ends.
     pub fn finish(&self) {
         self.finishing.set(true);

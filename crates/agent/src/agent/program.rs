@@ -1,6 +1,8 @@
 //! A program ready to be executed: everything looked up and converted before the fork.
 
 use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -10,7 +12,8 @@ use moat_model::{ErrorKind, ProcessSpec};
 use super::failure::Failure;
 use super::resolve::resolve;
 use super::user::{Database, User};
-use crate::sys::Filter;
+use crate::launcher::clone::{Side, clone3};
+use crate::sys::{Filter, Fork, fork};
 
 /// What every program is confined by.
 #[derive(Debug)]
@@ -25,11 +28,13 @@ pub struct Confinement {
     pub nofile: u64,
     /// A sandbox, not the host: no core dumps, for they would be written by a helper of the host.
     pub sandboxed: bool,
+    /// The control group whatever works for the user is born into; otherwise that of the agent.
+    pub group: Option<OwnedFd>,
 }
 
 impl Confinement {
     /// From the launcher's configuration.
-    pub fn new(config: &AgentConfig) -> Result<Self, Failure> {
+    pub fn new(config: &AgentConfig, group: Option<OwnedFd>) -> Result<Self, Failure> {
         let seccomp: Option<Vec<Filter>> = config.seccomp.iter().map(|bytes| Filter::from_bytes(bytes)).collect();
         Ok(Self {
             capabilities: config.capabilities,
@@ -38,7 +43,22 @@ impl Confinement {
                 .ok_or_else(|| Failure::new(ErrorKind::Internal, "seccomp: not an array of sock_filter"))?,
             nofile: config.nofile,
             sandboxed: config.task_dir.is_none(),
+            group,
         })
+    }
+
+    /// Whether the kernel has killed something of the user because there was no memory left, where it says so.
+    pub fn killed_for_memory(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| crate::machine::killed_for_memory(group.as_fd()))
+    }
+
+    /// Forks what works for the user.
+    pub fn fork(&self) -> io::Result<Fork> {
+        let Some(group) = &self.group else { return fork() };
+        match clone3(0, Some(group.as_fd()))? {
+            Side::Child => Ok(Fork::Child),
+            Side::Parent { pid, .. } => Ok(Fork::Parent(pid)),
+        }
     }
 }
 

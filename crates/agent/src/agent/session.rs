@@ -4,20 +4,22 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use moat_agent::protocol::frame::{AgentFrame, DaemonFrame};
+use moat_agent::protocol::machine::{GuestSetup, Renewal};
 use moat_agent::protocol::mux::{Mode, REQUESTS_MAX, Stream, drive};
 use moat_agent::protocol::stream::{FrameReader, StreamError, write_frame, write_header};
-use moat_agent::protocol::{Hello, Offsets, PROTOCOL_VERSION, Reply, Request, StreamName};
+use moat_agent::protocol::{Hello, MainState, Offsets, PROTOCOL_VERSION, Reply, Request, StreamName};
 use moat_model::ErrorKind;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::channel::Connection;
 use super::failure::Failure;
 use super::files::Task;
 use super::output::{Next, Window};
-use super::{Agent, connect, exec, files, main_process, procfs, spawned};
+use super::{Agent, Station, connect, exec, files, main_process, procfs, spawned};
+use crate::machine::Machine;
 
 /// Forwarded connections that may wait for a stream at once; more wait in line.
 const OPENS_MAX: usize = 16;
@@ -51,24 +53,24 @@ pub type Reader = FrameReader<ReadHalf<Stream>, DaemonFrame>;
 pub type Writer = WriteHalf<Stream>;
 
 /// Serves a connection until it ends. Dropping this hangs up on everything that depends on it.
-pub async fn serve(agent: Rc<Agent>, socket: UnixStream) {
+pub async fn serve(station: Rc<Station>, connection: Box<dyn Connection>) {
     let (opens, mut opens_rx) = mpsc::channel(OPENS_MAX);
-    agent.opens.replace(Some(opens));
+    station.opens.replace(Some(opens));
     let mut handlers = JoinSet::new();
     let inbound = |stream| {
         while handlers.try_join_next().is_some() {}
         // A stream beyond the bound is dropped, which resets it.
         if handlers.len() < REQUESTS_MAX {
-            let agent = agent.clone();
+            let station = station.clone();
             // What goes wrong on a stream concerns whoever opened it, and they see it end.
-            handlers.spawn_local(async move { drop(handle(&agent, stream).await) });
+            handlers.spawn_local(async move { drop(handle(&station, stream).await) });
         }
     };
     // However it ends: the daemon connects again, or it does not.
-    let _ = drive(socket, Mode::Server, &mut opens_rx, inbound).await;
+    let _ = drive(connection, Mode::Server, &mut opens_rx, inbound).await;
 }
 
-async fn handle(agent: &Rc<Agent>, stream: Stream) -> Result<(), StreamError> {
+async fn handle(station: &Rc<Station>, stream: Stream) -> Result<(), StreamError> {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader: Reader = FrameReader::new(reader);
     let request = match timeout(REQUEST_DEADLINE, reader.header::<Request>()).await {
@@ -79,6 +81,29 @@ async fn handle(agent: &Rc<Agent>, stream: Stream) -> Result<(), StreamError> {
         }
         Ok(request) => request?,
     };
+    let reply = match request {
+        Request::Hello => Ok(Reply::Hello(hello(station))),
+        Request::Setup { setup } => set_up(station, *setup).await,
+        Request::Quiesce => quiesce(station).await,
+        Request::Renew { renewal } => return renew(station, &renewal, writer).await,
+        request => match station.agent.get() {
+            Some(agent) => return serve_request(station, agent, request, reader, writer).await,
+            None => {
+                Err(Failure::new(ErrorKind::Conflict, "this machine was not told yet what it is: setup comes first"))
+            }
+        },
+    };
+    answer(&mut writer, reply.unwrap_or_else(Reply::from)).await
+}
+
+/// Everything that needs an agent.
+async fn serve_request(
+    station: &Rc<Station>,
+    agent: &Rc<Agent>,
+    request: Request,
+    mut reader: Reader,
+    mut writer: Writer,
+) -> Result<(), StreamError> {
     let reply = match request {
         Request::Output { from } => return output(agent, from, reader, writer).await,
         Request::Exec { spec } => return exec::serve(agent, &spec, reader, writer).await,
@@ -105,11 +130,11 @@ async fn handle(agent: &Rc<Agent>, stream: Stream) -> Result<(), StreamError> {
                 _ = reader.next() => return Ok(()),
             }
         }
-        Request::Shutdown => return shutdown(agent, writer).await,
-        Request::Setup { .. } | Request::Quiesce | Request::Renew { .. } | Request::Changes => {
-            Err(Failure::new(ErrorKind::Unsupported, "this agent is not the first process of a machine"))
+        Request::Shutdown => return shutdown(station, agent, writer).await,
+        Request::Changes => return changes(station, reader, writer).await,
+        Request::Hello | Request::Setup { .. } | Request::Quiesce | Request::Renew { .. } => {
+            Err(Failure::new(ErrorKind::Internal, "answered before"))
         }
-        Request::Hello => Ok(Reply::Hello(hello(agent))),
         Request::Start { process } => start(agent, process).await,
         Request::Signal { signal } => main_process::signal(agent, signal).map(|()| Reply::Done),
         Request::Processes => Ok(Reply::Processes { processes: procfs::processes(agent.own_namespace) }),
@@ -124,13 +149,15 @@ pub async fn answer(writer: &mut Writer, reply: Reply) -> Result<(), StreamError
     Ok(writer.shutdown().await?)
 }
 
-fn hello(agent: &Agent) -> Hello {
+fn hello(station: &Station) -> Hello {
+    let more = station.machine.is_some().then_some(crate::machine::VERBS).into_iter().flatten();
+    let agent = station.agent.get();
     Hello {
         protocol: PROTOCOL_VERSION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: VERBS.map(str::to_owned).to_vec(),
-        main: agent.main.state(),
-        awaits_setup: false,
+        capabilities: VERBS.into_iter().chain(more).map(str::to_owned).collect(),
+        main: agent.map_or(MainState::Idle, |agent| agent.main.state()),
+        awaits_setup: agent.is_none(),
     }
 }
 
@@ -148,11 +175,54 @@ async fn spawn(agent: &Rc<Agent>, spec: moat_model::spec::ExecSpec) -> Result<Re
     Ok(Reply::Started { pid })
 }
 
-async fn shutdown(agent: &Agent, mut writer: Writer) -> Result<(), StreamError> {
+async fn shutdown(station: &Station, agent: &Agent, mut writer: Writer) -> Result<(), StreamError> {
     agent.children.kill_all(agent.own_namespace).await;
     let answered = answer(&mut writer, Reply::Done).await;
-    agent.quit.notify_one();
+    station.quit.notify_one();
     answered
+}
+
+async fn set_up(station: &Rc<Station>, setup: GuestSetup) -> Result<Reply, Failure> {
+    // A task of its own: what is half a machine serves nobody.
+    let station = station.clone();
+    let done = tokio::task::spawn_local(async move { station.set_up(setup).await });
+    done.await.map_err(|_| Failure::new(ErrorKind::Internal, "the setup was interrupted"))??;
+    Ok(Reply::Done)
+}
+
+async fn quiesce(station: &Station) -> Result<Reply, Failure> {
+    station.machine()?.quiesce().await?;
+    Ok(Reply::Done)
+}
+
+/// The user's processes go on when the proof is on its way. If nobody was there to hear it, they wait for the next renewal.
+async fn renew(station: &Station, renewal: &Renewal, mut writer: Writer) -> Result<(), StreamError> {
+    let renewed = async {
+        let machine = station.machine()?;
+        let renewed = machine.renew(renewal).await?;
+        if let Some(agent) = station.agent.get().filter(|_| renewal.identity.is_some()) {
+            // What was said before belongs to the one it was copied from.
+            agent.main.begin_anew();
+            agent.output_turn.send_modify(|turn| *turn = turn.wrapping_add(1));
+        }
+        Ok::<_, Failure>((machine, renewed))
+    };
+    match renewed.await {
+        Ok((machine, renewed)) => {
+            answer(&mut writer, Reply::Renewed(renewed)).await?;
+            // A group that cannot be thawed stands still, which whoever asked sees.
+            let _ = machine.thaw();
+            Ok(())
+        }
+        Err(failure) => answer(&mut writer, Reply::from(failure)).await,
+    }
+}
+
+async fn changes(station: &Station, reader: Reader, mut writer: Writer) -> Result<(), StreamError> {
+    match station.machine().and_then(Machine::changes) {
+        Ok(directory) => files::serve_changes(directory, reader, writer).await,
+        Err(failure) => answer(&mut writer, failure.into()).await,
+    }
 }
 
 /// Sends the main process's output and hears what is safe. The newest reader is the only one.

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use super::child::{REPORT_LEN, Stdio, become_program, read_report};
 use super::procfs;
 use super::program::{Program, Step};
-use crate::sys::{ExitGuard, Fork, Target, close_all_but, exit_now, fork, kill, signal_fd};
+use crate::sys::{ExitGuard, Fork, Target, close_all_but, exit_now, kill, signal_fd};
 
 /// Leave everything that still runs alone and end.
 pub const RELEASE: u8 = 0;
@@ -98,12 +98,13 @@ struct Supervisor<'a> {
 fn begin<'a>(control: BorrowedFd<'a>, program: &Program, stdio: Stdio<'_>) -> Result<Supervisor<'a>, (Step, i32)> {
     let prepare = |e: Errno| (Step::Prepare, e.raw_os_error());
     let [a, b, c] = stdio.fds.map(|fd| fd.as_raw_fd());
-    let keep = [control.as_raw_fd(), a, b, c];
+    let mut keep = vec![control.as_raw_fd(), a, b, c];
+    keep.extend(program.confinement.group.as_ref().map(AsRawFd::as_raw_fd));
     close_all_but(&keep).map_err(|e| (Step::Prepare, e.raw_os_error().unwrap_or(libc::EIO)))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(prepare)?;
     let child_signals = signal_fd(libc::SIGCHLD).map_err(|e| (Step::Prepare, e.raw_os_error().unwrap_or(libc::EIO)))?;
     let (reported, reporter) = pipe_with(PipeFlags::CLOEXEC).map_err(prepare)?;
-    let lead = match fork() {
+    let lead = match program.confinement.fork() {
         Ok(Fork::Child) => become_program(program, stdio, reporter.as_fd()),
         Ok(Fork::Parent(pid)) => pid,
         Err(error) => return Err((Step::Fork, error.raw_os_error().unwrap_or(libc::EAGAIN))),

@@ -83,7 +83,7 @@ fn become_mapped_root() -> Result<(), LaunchError> {
 
 /// File systems that show the namespaces of whoever mounts them. With a network that was made for it `/sys` is there
 /// already.
-fn kernel_file_systems(root: &Tree, wired: bool) -> Result<(), LaunchError> {
+pub fn kernel_file_systems(root: &Tree, wired: bool) -> Result<(), LaunchError> {
     let read_only = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
     let terminals = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", TTY_GROUP)];
@@ -113,7 +113,8 @@ fn mounted(
     mount::attach(&made, place.as_fd()).map_err(at("mount", target))
 }
 
-fn masks(root: &Tree, empty: &OwnedFd) -> Result<(), LaunchError> {
+/// Covers what [`MASKED`] and [`READ_ONLY`] name.
+pub fn masks(root: &Tree, empty: &OwnedFd) -> Result<(), LaunchError> {
     let read_only = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
     let nothing = Path::new("");
     for path in MASKED.map(Path::new) {

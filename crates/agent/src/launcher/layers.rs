@@ -42,26 +42,27 @@ pub fn mount(own: &Tree, jail: &JailConfig) -> Result<(OwnedFd, OwnedFd), Launch
     let work = own.directory(Path::new("work"), Mode::from_raw_mode(0o700)).map_err(at(STAGE, &jail.mount_point))?;
     let top = copies.last().ok_or_else(|| LaunchError::new(STAGE, "there is none"))?;
     like(&upper, top).map_err(at(STAGE, &jail.mount_point))?;
-    let overlay = overlay(&copies, &upper, &work).map_err(at(STAGE, &jail.mount_point))?;
+    let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    // The kernel wants the top one first.
+    let lower: Vec<String> = copies.iter().rev().map(path).collect();
+    let overlay = overlay(&lower, &path(&upper), &path(&work)).map_err(at(STAGE, &jail.mount_point))?;
     let place = own.open(Path::new("root")).map_err(at(STAGE, &jail.mount_point))?;
     mount::attach(&overlay, place.as_fd()).map_err(at(STAGE, &jail.mount_point))?;
     Ok((overlay, upper))
 }
 
 /// The top directory of an overlay is that of its upper layer: it gets the image's owner and mode.
-fn like(upper: &OwnedFd, top: &OwnedFd) -> io::Result<()> {
+pub fn like(upper: &OwnedFd, top: &OwnedFd) -> io::Result<()> {
     let found = fstat(top)?;
     let upper = openat(upper, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     fchown(&upper, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)))?;
     Ok(fchmod(&upper, Mode::from_raw_mode(found.st_mode & 0o7777))?)
 }
 
-/// Set-user-id programs keep their bit here; whether it means anything is decided by no_new_privs.
-fn overlay(copies: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> io::Result<OwnedFd> {
-    let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    // The kernel wants the top one first.
-    let lower: Vec<String> = copies.iter().rev().map(path).collect();
-    let (joined, upper, work) = (lower.join(":"), path(upper), path(work));
+/// Paths of directories, the top one first. Set-user-id programs keep their bit here; whether it means anything is decided
+/// by no_new_privs.
+pub fn overlay(lower: &[String], upper: &str, work: &str) -> io::Result<OwnedFd> {
+    let joined = lower.join(":");
     let mut options: Vec<(&str, &str)> = if joined.len() <= OPTION_LEN_MAX {
         vec![("lowerdir", joined.as_str())]
     } else {
@@ -69,8 +70,8 @@ fn overlay(copies: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> io::Result<Ow
         lower.iter().map(|path| ("lowerdir+", path.as_str())).collect()
     };
     options.extend([
-        ("upperdir", upper.as_str()),
-        ("workdir", &work),
+        ("upperdir", upper),
+        ("workdir", work),
         // A captured layer must be complete by itself, and nothing survives the sandbox: no bookkeeping, no references.
         ("xino", "off"),
         ("index", "off"),

@@ -16,18 +16,18 @@
 //! fails, or this process is killed, the copy ends too: it reads end of file where it expects the next word.
 
 mod cgroups;
-mod clone;
-mod devices;
-mod inside;
-mod kernel;
-mod layers;
-mod mount;
-mod names;
+pub mod clone;
+pub mod devices;
+pub mod inside;
+pub mod kernel;
+pub mod layers;
+pub mod mount;
+pub mod names;
 mod network;
-mod owner;
+pub mod owner;
 mod program;
-mod root;
-mod tree;
+pub mod root;
+pub mod tree;
 mod wire;
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -70,7 +70,7 @@ impl LaunchError {
 }
 
 /// An error at a step, about a path.
-fn at<'a, E: std::fmt::Display>(stage: &'a str, path: &'a Path) -> impl Fn(E) -> LaunchError + 'a {
+pub fn at<'a, E: std::fmt::Display>(stage: &'a str, path: &'a Path) -> impl Fn(E) -> LaunchError + 'a {
     move |error| LaunchError::new(stage, format!("{}: {error}", path.display()))
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
@@ -17,22 +18,50 @@ use super::mount::{self, Reach};
 use super::tree::Tree;
 use super::{LaunchError, at};
 
+/// A file's name and what is in it.
+pub type Text = (&'static str, String);
+
+/// What is said without a network.
+pub fn alone(hostname: &str) -> Vec<Text> {
+    let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    vec![("hostname", format!("{hostname}\n")), ("hosts", hosts)]
+}
+
 /// Shows both files where the image has none, or an empty one.
 pub fn give(root: &Tree, own: &Tree, hostname: &str) -> Result<(), LaunchError> {
-    let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for (name, text) in [("hostname", format!("{hostname}\n")), ("hosts", hosts)] {
+    for (name, text) in alone(hostname) {
         let path = Path::new("etc").join(name);
         show(root, own, name, &path, &text).map_err(at("names", &path))?;
     }
     Ok(())
 }
 
-/// Shows all three over whatever the root has there.
-pub fn wire(root: &Tree, own: &Tree, hostname: &str, network: &JailNetwork) -> Result<(), LaunchError> {
-    let JailNetwork { address, resolver, search, name, .. } = network;
+/// What is known of a network.
+#[derive(Debug, Clone, Copy)]
+pub struct Wire<'a> {
+    /// The sandbox's address.
+    pub address: Ipv4Addr,
+    /// The resolver.
+    pub resolver: Ipv4Addr,
+    /// Domain that names without a dot are looked up in; may be empty.
+    pub search: &'a str,
+    /// What the sandbox is called in it.
+    pub name: Option<&'a str>,
+}
+
+impl<'a> From<&'a JailNetwork> for Wire<'a> {
+    fn from(network: &'a JailNetwork) -> Self {
+        let JailNetwork { address, resolver, search, name, .. } = network;
+        Self { address: *address, resolver: *resolver, search, name: name.as_deref() }
+    }
+}
+
+/// What is said with a network.
+pub fn wired(hostname: &str, network: Wire<'_>) -> Vec<Text> {
+    let Wire { address, resolver, search, name } = network;
     let names: Vec<String> = match name {
-        Some(name) if !search.is_empty() => vec![hostname.to_owned(), format!("{name}.{search}"), name.clone()],
-        Some(name) => vec![hostname.to_owned(), name.clone()],
+        Some(name) if !search.is_empty() => vec![hostname.to_owned(), format!("{name}.{search}"), name.to_owned()],
+        Some(name) => vec![hostname.to_owned(), name.to_owned()],
         None => vec![hostname.to_owned()],
     };
     let mut conf = format!("nameserver {resolver}\n");
@@ -41,10 +70,15 @@ pub fn wire(root: &Tree, own: &Tree, hostname: &str, network: &JailNetwork) -> R
     }
     // There is no IPv6 in it, and a `localhost` of ::1 would only be in the way.
     let hosts = format!("127.0.0.1\tlocalhost\n{address}\t{}\n", names.join(" "));
+    vec![("hostname", format!("{hostname}\n")), ("hosts", hosts), ("resolv.conf", conf)]
+}
+
+/// Shows files over whatever the root has there.
+pub fn insist(root: &Tree, own: &Tree, texts: &[Text]) -> Result<(), LaunchError> {
     let etc = etc(root).map_err(at("names", Path::new("etc")))?;
-    for (name, text) in [("hostname", format!("{hostname}\n")), ("hosts", hosts), ("resolv.conf", conf)] {
+    for (name, text) in texts {
         let path = Path::new("etc").join(name);
-        cover(&etc, own, name, &text).map_err(at("names", &path))?;
+        cover(&etc, own, name, text).map_err(at("names", &path))?;
     }
     Ok(())
 }

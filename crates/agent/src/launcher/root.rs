@@ -72,14 +72,14 @@ pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchE
     standard_directories(&root)?;
     match &jail.network {
         Some(network) => {
-            super::names::wire(&root, &own, &jail.hostname, network)?;
+            super::names::insist(&root, &own, &super::names::wired(&jail.hostname, network.into()))?;
             super::network::system_files(&root)?;
         }
         None if !jail.layers.is_empty() => super::names::give(&root, &own, &jail.hostname)?,
         None => {}
     }
     devices::give(&root)?;
-    secrets(&root, jail, super::owner::of(&root, task_user, jail.uid_base)?)?;
+    secrets(&root, jail.secrets_bytes, super::owner::of(&root, task_user, jail.uid_base)?)?;
     for config in &jail.binds {
         bind(&root, config)?;
     }
@@ -103,7 +103,7 @@ fn changes_of(dir: BorrowedFd<'_>, jail: &JailConfig) -> Result<OwnedFd, LaunchE
 
 /// Where the node and its workloads exchange files is not part of what a sandbox changes in its root: those directories
 /// lie beside it on the same disk.
-fn apart(root: &Tree, own: &Tree) -> Result<(), LaunchError> {
+pub fn apart(root: &Tree, own: &Tree) -> Result<(), LaunchError> {
     for path in ["alloc", "local"].map(Path::new) {
         let open = Mode::from_raw_mode(0o777);
         own.directory(path, open).map_err(at("directories", path))?;
@@ -211,7 +211,7 @@ fn overlay(layers: &Tree, index: usize, source: &Path, mode: Mode) -> io::Result
 }
 
 /// The layout every sandbox has, whatever its template.
-fn standard_directories(root: &Tree) -> Result<(), LaunchError> {
+pub fn standard_directories(root: &Tree) -> Result<(), LaunchError> {
     const DIRECTORIES: [(&str, u32); 11] = [
         ("/alloc", 0o777),
         ("/alloc/logs", 0o755),
@@ -233,8 +233,8 @@ fn standard_directories(root: &Tree) -> Result<(), LaunchError> {
 }
 
 /// `/secrets` for the task's user alone, `/private` for the agent alone. Neither is ever written to swap.
-fn secrets(root: &Tree, jail: &JailConfig, task: Owner) -> Result<(), LaunchError> {
-    for (path, owner, bytes) in [("/secrets", task, jail.secrets_bytes), ("/private", root.owner(), PRIVATE_BYTES)] {
+pub fn secrets(root: &Tree, secrets_bytes: u64, task: Owner) -> Result<(), LaunchError> {
+    for (path, owner, bytes) in [("/secrets", task, secrets_bytes), ("/private", root.owner(), PRIVATE_BYTES)] {
         let path = Path::new(path);
         let (size, uid, gid) = (bytes.to_string(), owner.uid.to_string(), owner.gid.to_string());
         let options = [

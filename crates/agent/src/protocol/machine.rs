@@ -34,6 +34,9 @@ pub struct GuestSetup {
     pub moment: Moment,
     /// Size of `/secrets`.
     pub secrets_bytes: u64,
+    /// Most processes of the user; no limit if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_max: Option<u64>,
     /// What the agent needs once it runs.
     pub agent: AgentConfig,
 }

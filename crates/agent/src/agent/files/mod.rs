@@ -16,6 +16,8 @@ mod unpack;
 mod watch;
 mod worker;
 
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::rc::Rc;
@@ -32,7 +34,7 @@ pub use self::worker::Task;
 use super::Agent;
 use super::failure::Failure;
 use super::user::Database;
-use crate::sys::{Fork, fork};
+use crate::sys::{Fork, exit_now, fork};
 
 /// Bytes passed on at once where few are expected.
 const SMALL_LEN: usize = 4 << 10;
@@ -50,13 +52,39 @@ pub async fn serve(
         Task::Push(_) => (FRAME_LEN_MAX, SMALL_LEN),
         Task::File(_) | Task::Watch { .. } => (SMALL_LEN, SMALL_LEN),
     };
-    let mut socket = match start(agent, user, &task) {
-        Ok(socket) => socket,
-        Err(failure) => {
-            write_header::<AgentFrame>(&mut writer, &Reply::from(failure)).await?;
-            return Ok(writer.shutdown().await?);
-        }
-    };
+    match start(agent, user, &task) {
+        Ok(socket) => carry(socket, reader, writer, inward, outward).await,
+        Err(failure) => refuse(failure, &mut writer).await,
+    }
+}
+
+/// Serves a request for everything changed above the layers of the root. Nobody is asked whose files these are: it is for the
+/// node, as what it keeps of any other sandbox.
+pub async fn serve_changes(
+    changes: OwnedFd,
+    reader: FrameReader<ReadHalf<Stream>, DaemonFrame>,
+    mut writer: WriteHalf<Stream>,
+) -> Result<(), StreamError> {
+    let started = spawn(&fork, |socket| worker::run_changes(socket, changes.as_fd()));
+    match started {
+        Ok(socket) => carry(socket, reader, writer, SMALL_LEN, FRAME_LEN_MAX).await,
+        Err(failure) => refuse(failure, &mut writer).await,
+    }
+}
+
+async fn refuse(failure: Failure, writer: &mut WriteHalf<Stream>) -> Result<(), StreamError> {
+    write_header::<AgentFrame>(writer, &Reply::from(failure)).await?;
+    Ok(writer.shutdown().await?)
+}
+
+/// Passes bytes on between the daemon and a worker, until the worker has said all it had to say or the daemon hangs up.
+async fn carry(
+    mut socket: UnixStream,
+    reader: FrameReader<ReadHalf<Stream>, DaemonFrame>,
+    mut writer: WriteHalf<Stream>,
+    inward: usize,
+    outward: usize,
+) -> Result<(), StreamError> {
     let (reader, early) = reader.into_parts();
     let (from_worker, mut to_worker) = socket.split();
     let hearing = async {
@@ -84,10 +112,18 @@ fn start(agent: &Agent, user: Option<&str>, task: &Task) -> Result<UnixStream, F
     }
     let asked = user.unwrap_or(&agent.config.default_user);
     let user = Database::read(Path::new("/")).find(asked)?;
-    let failed = |doing: &'static str| move |e: std::io::Error| Failure::internal(doing, &e);
+    spawn(&|| agent.confinement.fork(), |socket| worker::run(socket, &agent.confinement, &user, task))
+}
+
+/// Starts a worker; returns the line to it.
+fn spawn(fork: &dyn Fn() -> io::Result<Fork>, work: impl FnOnce(StdUnixStream)) -> Result<UnixStream, Failure> {
+    let failed = |doing: &'static str| move |e: io::Error| Failure::internal(doing, &e);
     let (ours, theirs) = StdUnixStream::pair().map_err(failed("socketpair"))?;
     match fork().map_err(failed("fork"))? {
-        Fork::Child => worker::run(theirs, &agent.confinement, &user, task),
+        Fork::Child => {
+            work(theirs);
+            exit_now(i32::from(crate::OURS))
+        }
         // Reaped with everything else; it says itself how it fared.
         Fork::Parent(_) => drop(theirs),
     }

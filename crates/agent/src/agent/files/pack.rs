@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use moat_agent::protocol::{CONTENT_LEN_MAX, Reply};
 use moat_model::ErrorKind;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, fstatfs, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, fstat, fstatfs, openat, readlinkat, statat};
 use rustix::io::Errno;
 use tar::EntryType;
 
@@ -37,19 +37,51 @@ pub fn pack(line: &mut Line, path: &str) -> Result<(), Stop> {
         return Err(Failure::new(ErrorKind::Conflict, what).into());
     }
     line.reply(&Reply::Content)?;
-    let mut packer = Packer { out: Outward::new(line), linked: HashMap::new(), entries: 0, root: path };
+    let mut packer = Packer::new(line, path, Keep::Files);
     if kind == FileType::Directory {
         packer.walk(top)?;
     } else {
         let name = path.file_name().unwrap_or(OsStr::new("file"));
         packer.file(top, Path::new(name))?;
     }
-    let Packer { mut out, entries, .. } = packer;
-    out.put(&[0; 2 * BLOCK_LEN])?;
-    out.finish(entries)
+    packer.finish()
+}
+
+/// Sends everything in the upper directory of an overlay, as a layer: what was removed below it has a name that says so.
+pub fn pack_changes(line: &mut Line, upper: BorrowedFd<'_>) -> Result<(), Stop> {
+    let root = Path::new("/");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = openat(upper, ".", flags, Mode::empty()).map_err(|e| refused("read", root.display(), e))?;
+    line.reply(&Reply::Content)?;
+    let mut packer = Packer::new(line, root, Keep::Changes);
+    packer.walk(top)?;
+    packer.finish()
+}
+
+/// What is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// Files as a program sees them.
+    Files,
+    /// The upper directory of an overlay, with its marks.
+    Changes,
+}
+
+/// Begins the name of what was removed.
+const REMOVED: &str = ".wh.";
+/// In a directory of which nothing below is to be seen.
+const OPAQUE: &str = ".wh..wh..opq";
+/// How an overlay says the latter.
+const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
+
+fn is_opaque(directory: &OwnedFd) -> bool {
+    let mut value = [0_u8; 1];
+    // Anything else does not fit or is not there.
+    fgetxattr(directory, OPAQUE_ATTRIBUTE, &mut value[..]) == Ok(1) && value == *b"y"
 }
 
 struct Packer<'a> {
+    keep: Keep,
     out: Outward<'a>,
     /// First names of files that have several, by device and inode.
     linked: HashMap<(u64, u64), PathBuf>,
@@ -58,7 +90,17 @@ struct Packer<'a> {
     root: &'a Path,
 }
 
-impl Packer<'_> {
+impl<'a> Packer<'a> {
+    fn new(line: &'a mut Line, root: &'a Path, keep: Keep) -> Self {
+        Self { keep, out: Outward::new(line), linked: HashMap::new(), entries: 0, root }
+    }
+
+    fn finish(self) -> Result<(), Stop> {
+        let Self { mut out, entries, .. } = self;
+        out.put(&[0; 2 * BLOCK_LEN])?;
+        out.finish(entries)
+    }
+
     /// Depth first, with one descriptor for each level and nothing else kept.
     fn walk(&mut self, top: OwnedFd) -> Result<(), Stop> {
         let mut levels = vec![(self.open(&top, Path::new(""))?, top, PathBuf::new())];
@@ -95,6 +137,9 @@ impl Packer<'_> {
             Err(Errno::NOENT) => return Ok(None),
             result => result.map_err(|e| self.failed(path, e))?,
         };
+        if self.keep == Keep::Changes && self.is_mark(name, &stat, path)? {
+            return Ok(None);
+        }
         let open = |flags| openat(parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
@@ -102,6 +147,9 @@ impl Packer<'_> {
                 let mut member = member(EntryType::Directory, &stat, path);
                 member.name.push(b'/');
                 self.begin(&member)?;
+                if self.keep == Keep::Changes && is_opaque(&below) {
+                    self.mark(&path.join(OPAQUE), &stat)?;
+                }
                 let real = fstatfs(&below).is_ok_and(|fs| !UNREAL.contains(&fs.f_type));
                 Ok(real.then_some(below))
             }
@@ -119,6 +167,30 @@ impl Packer<'_> {
             // Devices, pipes and sockets mean nothing elsewhere.
             _ => Ok(None),
         }
+    }
+
+    /// Packs a device 0/0 as what it stands for. A file that would be taken for such a mark cannot be kept.
+    fn is_mark(&mut self, name: &OsStr, stat: &Stat, path: &Path) -> Result<bool, Stop> {
+        if name.as_bytes().starts_with(REMOVED.as_bytes()) {
+            let what = format!(
+                "{}: a layer cannot hold a file whose name begins with {REMOVED}",
+                self.root.join(path).display()
+            );
+            return Err(Failure::new(ErrorKind::Conflict, what).into());
+        }
+        if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != 0 {
+            return Ok(false);
+        }
+        let mut marked = OsStr::new(REMOVED).to_owned();
+        marked.push(name);
+        self.mark(&path.with_file_name(marked), stat)?;
+        Ok(true)
+    }
+
+    /// An empty file with a name that says something.
+    fn mark(&mut self, path: &Path, stat: &Stat) -> Result<(), Stop> {
+        let member = Member { size: 0, mode: 0, ..member(EntryType::Regular, stat, path) };
+        self.begin(&member)
     }
 
     fn begin(&mut self, member: &Member) -> Result<(), Stop> {

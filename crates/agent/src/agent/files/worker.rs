@@ -1,6 +1,6 @@
 //! The process that does the work: who it becomes, and how what it finds is told.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use moat_agent::protocol::Reply;
@@ -45,13 +45,32 @@ pub fn run(socket: UnixStream, confinement: &Confinement, user: &User, task: &Ta
     exit_now(0)
 }
 
-fn prepare(socket: &UnixStream, confinement: &Confinement, user: &User) -> Result<(), Failure> {
+/// Sends what was changed in the root of a machine, and ends. Called in a fork of the agent, whose rights it needs: these are
+/// files of all users, and what was removed is marked where only the machine's root may look.
+pub fn run_changes(socket: UnixStream, changes: BorrowedFd<'_>) -> ! {
+    let _guard = ExitGuard;
+    let prepared = separate(&[socket.as_raw_fd(), changes.as_raw_fd()]);
+    let mut line = Line::new(socket);
+    let outcome = prepared.map_err(Stop::from).and_then(|()| pack::pack_changes(&mut line, changes));
+    if let Err(Stop::Failed(failure)) = outcome {
+        line.fail(failure);
+    }
+    exit_now(0)
+}
+
+/// A process of its own, with nothing of the agent's but these descriptors.
+fn separate(keep: &[RawFd]) -> Result<(), Failure> {
     let setup = |e: std::io::Error| Failure::internal("set up a process for files", &e);
-    close_all_but(&[socket.as_raw_fd()]).map_err(setup)?;
+    close_all_but(keep).map_err(setup)?;
     setsid().map_err(|e| setup(e.into()))?;
     reset_signals();
     ignore_broken_pipes();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    Ok(())
+}
+
+fn prepare(socket: &UnixStream, confinement: &Confinement, user: &User) -> Result<(), Failure> {
+    separate(&[socket.as_raw_fd()])?;
     confine_as(confinement, user, c"/")
         .map_err(|(step, errno)| cannot_confine(user, step, errno.raw_os_error(), "files"))?;
     // It is a copy of the agent, which programs of this user have no business to look into.
