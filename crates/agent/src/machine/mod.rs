@@ -114,6 +114,8 @@ impl Machine {
         if !matches!(*self.state.borrow(), State::New) {
             return Err(Failure::new(ErrorKind::Conflict, "setup: this machine was told before what it is"));
         }
+        // What is refused for what it says was not begun.
+        setup::check(&setup)?;
         self.state.replace(State::Begun);
         let (being, ready) = setup::set_up(&self.booted, setup).await?;
         self.state.replace(State::Set(Box::new(being)));

@@ -9,10 +9,15 @@ use crate::agent::Failure;
 
 /// Takes the randomness in, then sets the clock: whatever is made of either afterwards is this machine's own.
 pub fn begin(random: &OwnedFd, moment: &Moment) -> Result<(), Failure> {
-    let entropy = decode(&moment.entropy)
-        .ok_or_else(|| Failure::invalid(format!("moment.entropy: {ENTROPY_LEN} bytes as lower-case hex digits")))?;
+    let entropy = check(moment)?;
     crate::sys::reseed(random.as_fd(), &entropy).map_err(|e| Failure::internal("reseed the random numbers", &e))?;
     crate::sys::set_clock(moment.unix_nanos).map_err(|e| Failure::internal("set the clock", &e))
+}
+
+/// The randomness, if it is whole.
+pub fn check(moment: &Moment) -> Result<[u8; ENTROPY_LEN], Failure> {
+    decode(&moment.entropy)
+        .ok_or_else(|| Failure::invalid(format!("moment.entropy: {ENTROPY_LEN} bytes as lower-case hex digits")))
 }
 
 /// What the clock says.

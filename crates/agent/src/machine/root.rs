@@ -60,15 +60,20 @@ impl Root {
     }
 }
 
+/// How many disks it is made of.
+pub fn disks_of(root: &GuestRoot) -> Result<u32, Failure> {
+    match root {
+        GuestRoot::Overlay { layers } if *layers > LAYERS_MAX => {
+            Err(Failure::invalid(format!("root.layers: {layers}, and a machine has at most {LAYERS_MAX}")))
+        }
+        GuestRoot::Overlay { layers } => Ok(layers + 1),
+        GuestRoot::Whole => Ok(1),
+    }
+}
+
 /// Puts it together and makes it the root of this process and of all that come of it.
 pub async fn enter(setup: &GuestSetup) -> Result<Root, Failure> {
-    let count = match setup.root {
-        GuestRoot::Overlay { layers } if layers > LAYERS_MAX => {
-            return Err(Failure::invalid(format!("root.layers: {layers}, and a machine has at most {LAYERS_MAX}")));
-        }
-        GuestRoot::Overlay { layers } => layers + 1,
-        GuestRoot::Whole => 1,
-    };
+    let count = disks_of(&setup.root)?;
     let disks = disks(count).await?;
     let assembled = match setup.root {
         GuestRoot::Overlay { .. } => over_layers(&disks)?,

@@ -8,9 +8,15 @@ use super::root;
 use super::{Being, Booted, Ready, moment, names, network};
 use crate::agent::Failure;
 
+/// Whether it can be told at all what it is told.
+pub fn check(setup: &GuestSetup) -> Result<(), Failure> {
+    names::check(&setup.identity)?;
+    moment::check(&setup.moment)?;
+    root::disks_of(&setup.root).map(drop)
+}
+
 /// In an order in which nothing is done before what it depends on: randomness and time come before everything that is made.
 pub async fn set_up(booted: &Booted, setup: GuestSetup) -> Result<(Being, Ready), Failure> {
-    names::check(&setup.identity)?;
     moment::begin(&booted.random, &setup.moment)?;
     let network = setup.identity.network.as_ref();
     network::prepare(network)?;
