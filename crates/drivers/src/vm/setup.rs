@@ -31,7 +31,7 @@ pub fn guest_setup(place: &Place, spec: &SandboxSpec, defaults: &MachineDefaults
         },
         moment: moment()?,
         secrets_bytes: spec.resources.secrets_bytes.unwrap_or(defaults.secrets_bytes),
-        pids_max: spec.resources.pids_max,
+        pids_max: spec.resources.pids_max.map(u64::from),
         agent: AgentConfig {
             default_user: user.clone(),
             task_dir: None,
