@@ -1,12 +1,15 @@
 //! Installing what is missing, into the tools directory where possible.
 
 mod debian_root;
+mod machines;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+
+pub use machines::guest;
 
 use crate::process::output;
 use crate::workspace::tools_dir;
@@ -38,6 +41,12 @@ pub enum Tool {
     Schemathesis,
     /// A minimal Debian as a tar archive: a real distribution's links, set-user-id programs and file capabilities.
     DebianRoot,
+    /// The virtual machine monitor.
+    Qemu,
+    /// A distribution's kernel package, unpacked and not installed: what guests are made from.
+    GuestKernel,
+    /// Makes the writable disks of virtual machines.
+    Mke2fs,
 }
 
 /// Tries before a download counts as impossible: a mirror that hiccups once must not fail a build.
@@ -45,7 +54,7 @@ const TRIES: u32 = 3;
 
 impl Tool {
     /// Everything the tests use.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::NatsServer,
         Self::OldNatsServer,
         Self::Busybox,
@@ -58,6 +67,9 @@ impl Tool {
         Self::Nft,
         Self::Schemathesis,
         Self::DebianRoot,
+        Self::Qemu,
+        Self::GuestKernel,
+        Self::Mke2fs,
     ];
 
     fn file_name(self) -> &'static str {
@@ -74,6 +86,9 @@ impl Tool {
             Self::Nft => "nft",
             Self::Schemathesis => "schemathesis",
             Self::DebianRoot => "debian-root.tar",
+            Self::Qemu => "qemu-system-x86_64",
+            Self::GuestKernel => "guest-kernel",
+            Self::Mke2fs => "mkfs.ext4",
         }
     }
 
@@ -81,6 +96,7 @@ impl Tool {
     fn harmless(self) -> &'static str {
         match self {
             Self::Busybox => "--list",
+            Self::Mke2fs => "-V",
             _ => "--version",
         }
     }
@@ -117,6 +133,10 @@ pub fn install(tool: Tool) -> anyhow::Result<PathBuf> {
         Tool::Nft => from_debian_with_libraries("nftables", "usr/sbin/nft", &path, tool)?,
         Tool::Schemathesis => from_venv("schemathesis>=4,<5", "schemathesis", &path)?,
         Tool::DebianRoot => debian_root::make(&path)?,
+        // These two find their libraries and other files only where their packages put them.
+        Tool::Qemu => machines::link("qemu-system-x86", tool.file_name(), &path)?,
+        Tool::Mke2fs => machines::link("e2fsprogs", tool.file_name(), &path)?,
+        Tool::GuestKernel => machines::unpack_kernel(&path)?,
     }
     if works(&path, tool) {
         return Ok(path);
@@ -128,6 +148,7 @@ fn works(path: &Path, tool: Tool) -> bool {
     match tool {
         // It was put in place whole.
         Tool::DebianRoot => path.is_file(),
+        Tool::GuestKernel => path.is_dir(),
         _ => path.is_file() && output(Command::new(path).arg(tool.harmless())).is_ok(),
     }
 }
@@ -214,6 +235,11 @@ fn from_venv(package: &str, program: &str, to: &Path) -> anyhow::Result<()> {
 
 fn from_debian(package: &str, inside: &str, to: &Path) -> anyhow::Result<()> {
     let scratch = Scratch::new(package)?;
+    put(&unpacked(package, &scratch)?.join(inside), to)
+}
+
+/// The files of a package, in a directory inside `scratch`.
+fn unpacked(package: &str, scratch: &Scratch) -> anyhow::Result<PathBuf> {
     let download = || {
         // As root apt would drop to a user that cannot write here.
         let mut apt = Command::new("apt-get");
@@ -231,7 +257,7 @@ fn from_debian(package: &str, inside: &str, to: &Path) -> anyhow::Result<()> {
     let deb = fs::read_dir(&scratch.0)?.flatten().map(|e| e.path()).find(is_deb).context("apt-get left no package")?;
     let tree = scratch.0.join("tree");
     output(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&tree))?;
-    put(&tree.join(inside), to)
+    Ok(tree)
 }
 
 fn from_debian_with_libraries(package: &str, inside: &str, to: &Path, tool: Tool) -> anyhow::Result<()> {

@@ -4,9 +4,9 @@ use std::fs;
 
 use anyhow::{Context, bail};
 
-use crate::install::{Tool, install_all};
+use crate::install::{Tool, guest, install_all};
 use crate::process;
-use crate::workspace::{cargo, path_with_tools, target_dir, tools_dir};
+use crate::workspace::{cargo, path_with_tools, programs_dir, target_dir, tools_dir};
 
 /// How hard some tests try: what is promised. A plain `cargo test` tries less, so that it stays quick.
 const FULL: [(&str, &str); 3] =
@@ -29,6 +29,9 @@ pub fn run(extra: &[String]) -> anyhow::Result<()> {
         // A red crate must not hide what the others would have said.
         test.args(["--workspace", "--no-fail-fast"]).env("MOAT_PREBUILT", "1");
     }
+    if !picks_package || !tools_dir().join("guest").is_dir() {
+        build_guest();
+    }
     test.args(extra).envs(FULL).env("MOAT_NOT_RUN", &not_run).env("MOAT_TOOLS", tools_dir());
     test.env("PATH", path_with_tools());
     let status = process::status(&mut test)?;
@@ -43,6 +46,17 @@ pub fn run(extra: &[String]) -> anyhow::Result<()> {
         bail!("cargo test: {status}");
     }
     Ok(())
+}
+
+/// A failure is told, and the tests of virtual machines will say that they did not run.
+fn build_guest() {
+    let build = || {
+        process::run(cargo().args(["build", "--package", "moat-cli"]))?;
+        guest(&programs_dir("debug")?.join("moat"))
+    };
+    if let Err(error) = build() {
+        eprintln!("xtask: no guest for virtual machines: {error:#}");
+    }
 }
 
 fn is_root() -> bool {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    api_key, completions, devrun, events, exec, image, lameduck, logs, network, node, ps, run, sandbox, snapshot, stop,
-    template, up,
+    api_key, completions, devrun, events, exec, guest, image, lameduck, logs, network, node, ps, run, sandbox,
+    snapshot, stop, template, up,
 };
 use crate::failure::Policy;
 use crate::parse;
@@ -213,6 +213,9 @@ pub enum Command {
     /// Networks: what a node gives, and what would be reached
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    /// Guest: what virtual machines of the node on this machine boot
+    #[command(subcommand)]
+    Guest(guest::GuestCommand),
     /// Keys for the REST API of the node on this machine
     #[command(subcommand)]
     ApiKey(api_key::ApiKeyCommand),

@@ -1,14 +1,14 @@
 //! Making a guest and putting it in place whole.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::initramfs::modules_cpio;
-use crate::kernel::{self, MAX_KERNEL};
+use crate::kernel;
 use crate::modules::{self, Picked};
 use crate::{Error, Guest, GuestImage, KERNEL, MANIFEST, MODULES, Source, at, digest};
 
@@ -16,8 +16,8 @@ use crate::{Error, Guest, GuestImage, KERNEL, MANIFEST, MODULES, Source, at, dig
 /// one, never half of each; the same source makes the same bytes.
 pub fn build(source: &Source, dir: &Path) -> Result<Guest, Error> {
     may_replace(dir)?;
-    let kernel = kernel::extract(read_kernel(&source.kernel)?)
-        .map_err(|e| Error(format!("{}: {e}", source.kernel.display())))?;
+    let kernel = kernel::extract(kernel::read(&source.kernel)?)
+        .map_err(|e| Error::unusable(format!("{}: {e}", source.kernel.display())))?;
     let picked = match &source.modules {
         Some(dir) => modules::pick(dir, &kernel.version)?,
         None => Picked::default(),
@@ -32,7 +32,7 @@ pub fn build(source: &Source, dir: &Path) -> Result<Guest, Error> {
         pvh: kernel.pvh,
     };
     let mut manifest =
-        serde_json::to_vec_pretty(&image).map_err(|e| Error(format!("write {MANIFEST} as JSON: {e}")))?;
+        serde_json::to_vec_pretty(&image).map_err(|e| Error::unusable(format!("write {MANIFEST} as JSON: {e}")))?;
     manifest.push(b'\n');
 
     let fresh = Fresh::beside(dir)?;
@@ -41,16 +41,6 @@ pub fn build(source: &Source, dir: &Path) -> Result<Guest, Error> {
     }
     fresh.put(dir)?;
     Ok(Guest { dir: dir.to_owned(), image })
-}
-
-fn read_kernel(path: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(at(path))?;
-    file.take(MAX_KERNEL as u64 + 1).read_to_end(&mut bytes).map_err(at(path))?;
-    if bytes.len() > MAX_KERNEL {
-        return Err(Error(format!("{}: more than {} MiB is no kernel", path.display(), MAX_KERNEL >> 20)));
-    }
-    Ok(bytes)
 }
 
 /// Only a guest is ever replaced: whoever mistypes the directory must not lose it.
@@ -63,7 +53,7 @@ fn may_replace(dir: &Path) -> Result<(), Error> {
     if dir.join(MANIFEST).is_file() || entries.next().is_none() {
         return Ok(());
     }
-    Err(Error(format!(
+    Err(Error::unusable(format!(
         "{}: there are files in it, but no {MANIFEST}; name a directory for the guest alone (--output)",
         dir.display()
     )))
@@ -74,7 +64,9 @@ struct Fresh(PathBuf);
 
 impl Fresh {
     fn beside(dir: &Path) -> Result<Self, Error> {
-        let name = dir.file_name().ok_or_else(|| Error(format!("{}: not the name of a directory", dir.display())))?;
+        let name = dir
+            .file_name()
+            .ok_or_else(|| Error::unusable(format!("{}: not the name of a directory", dir.display())))?;
         let parent = parent(dir);
         fs::create_dir_all(parent).map_err(at(parent))?;
         let path = parent.join(format!(".{}.tmp-{}", name.to_string_lossy(), std::process::id()));

@@ -72,8 +72,9 @@ impl Compression {
 
     /// Unpacks all of it, at most `limit` bytes.
     pub fn unpack(self, packed: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
-        let mut reader = self.reader(packed, End::Known).map_err(|e| Error(format!("{}: {e}", self.name())))?;
-        read_bounded(&mut reader, Vec::new(), limit).map_err(|e| Error(format!("{}: {e}", self.name())))
+        let mut reader =
+            self.reader(packed, End::Known).map_err(|e| Error::unusable(format!("{}: {e}", self.name())))?;
+        read_bounded(&mut reader, Vec::new(), limit).map_err(|e| Error::unusable(format!("{}: {e}", self.name())))
     }
 }
 

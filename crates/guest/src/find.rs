@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Source};
+use crate::{Error, Source, kernel};
 
 /// What to do where there is none.
 pub const INSTALL: &str = "apt-get install linux-image-cloud-amd64";
@@ -24,9 +24,18 @@ pub fn find_source_below(root: &Path, version: Option<&str>) -> Result<Source, E
     found.pop().map(|(_, source)| source).ok_or_else(|| none(root, version))
 }
 
+/// A kernel by its path, with the modules that are installed for it, or none: then everything must be built in.
+pub fn source_of(kernel: PathBuf) -> Result<Source, Error> {
+    let version =
+        kernel::version(&kernel::read(&kernel)?).map_err(|e| Error::unusable(format!("{}: {e}", kernel.display())))?;
+    let modules = Path::new("/lib/modules").join(version);
+    let modules = modules.is_dir().then_some(modules);
+    Ok(Source { kernel, modules })
+}
+
 fn none(root: &Path, version: Option<&str>) -> Error {
     let which = version.map_or_else(String::new, |version| format!(" of version {version}"));
-    Error(format!(
+    Error::missing(format!(
         "no kernel{which} with its modules in {} and {}: install one (Debian: `{INSTALL}`), or name one (--kernel and \
          --modules)",
         root.join("boot").display(),

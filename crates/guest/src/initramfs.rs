@@ -45,7 +45,7 @@ pub fn agent_cpio(agent: &[u8]) -> Vec<u8> {
 
 /// Writes what a machine is started with: the guest's modules, then the agent. It is put in place whole.
 pub fn initramfs(guest: &Guest, agent: &[u8], to: &Path) -> Result<(), Error> {
-    let name = to.file_name().ok_or_else(|| Error(format!("{}: not the name of a file", to.display())))?;
+    let name = to.file_name().ok_or_else(|| Error::unusable(format!("{}: not the name of a file", to.display())))?;
     let mut temporary = name.to_owned();
     temporary.push(format!(".tmp-{}", std::process::id()));
     let temporary = to.with_file_name(temporary);

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use build::build;
-pub use find::{INSTALL, find_source, find_source_below};
+pub use find::{INSTALL, find_source, find_source_below, source_of};
 pub use initramfs::{MODULES_LIST, agent_cpio, initramfs};
 
 /// Name of the manifest in the directory.
@@ -62,8 +62,34 @@ pub struct GuestImage {
 
 /// Why no guest could be built or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(pub String);
+#[error("{message}")]
+pub struct Error {
+    /// What a caller may decide by.
+    pub kind: ErrorKind,
+    /// What is wrong, with what, and the fix where there is one.
+    pub message: String,
+}
+
+/// Whose fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// What was named cannot become a guest, or is none.
+    Unusable,
+    /// There is nothing to build from, or no guest.
+    Missing,
+    /// The machine did not let us read or write.
+    File(io::ErrorKind),
+}
+
+impl Error {
+    fn unusable(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Unusable, message: message.into() }
+    }
+
+    fn missing(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Missing, message: message.into() }
+    }
+}
 
 /// A guest on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +106,15 @@ impl Guest {
         let path = dir.join(MANIFEST);
         let text = std::fs::read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
-                Error(format!("{}: no guest there; make one: `moat guest build`", dir.display()))
+                Error::unusable(format!("{}: no guest there; make one: `moat guest build`", dir.display()))
             }
             _ => at(&path)(error),
         })?;
         let image = serde_json::from_slice(&text).map_err(|e| {
-            Error(format!("{}: {e}; made by another version? make it again: `moat guest build`", path.display()))
+            Error::unusable(format!(
+                "{}: {e}; made by another version? make it again: `moat guest build`",
+                path.display()
+            ))
         })?;
         Ok(Self { dir: dir.to_owned(), image })
     }
@@ -96,7 +125,7 @@ impl Guest {
         {
             let found = digest_of(&path)?;
             if found != *wanted {
-                return Err(Error(format!(
+                return Err(Error::unusable(format!(
                     "{}: its SHA-256 is {found}, but {MANIFEST} says {wanted}; make it again: `moat guest build`",
                     path.display()
                 )));
@@ -131,7 +160,7 @@ impl Guest {
 
 /// Says which file it was.
 fn at(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
-    move |error| Error(format!("{}: {error}", path.display()))
+    move |error| Error { kind: ErrorKind::File(error.kind()), message: format!("{}: {error}", path.display()) }
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -75,6 +75,11 @@ impl Dirs {
         self.data.join("images")
     }
 
+    /// What virtual machines boot, unless the configuration says otherwise.
+    pub fn guest(&self) -> PathBuf {
+        self.data.join("guest")
+    }
+
     /// Archives on their way into the image store.
     pub fn uploads(&self) -> PathBuf {
         self.data.join("uploads")

@@ -18,6 +18,7 @@ pub mod durable;
 pub mod error;
 pub mod events;
 pub mod guard;
+pub mod guest;
 pub mod http;
 pub mod identity;
 pub mod jetstream;

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod devrun;
 pub mod events;
 pub mod exec;
+pub mod guest;
 pub mod image;
 pub mod lameduck;
 pub mod launch;
@@ -38,6 +39,7 @@ pub async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Image(command) => image::run(global, output, command).await.map(done),
         Command::Snapshot(command) => snapshot::run(global, output, command).await.map(done),
         Command::Network(command) => network::run(global, output, command).await,
+        Command::Guest(command) => guest::run(output, command).map(done),
         Command::ApiKey(command) => api_key::run(global, output, &command).map(done),
         Command::Run(args) => run::run(global, output, args).await,
         Command::Devrun(args) => devrun::run(global, output, args).await,

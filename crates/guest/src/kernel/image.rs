@@ -21,23 +21,25 @@ pub struct Image {
 impl Image {
     /// Checks that this is a whole program for x86-64.
     pub fn read(bytes: &[u8]) -> Result<Self, Error> {
-        let broken = |e: elf::ParseError| Error(format!("the ELF kernel is broken: {e}"));
+        let broken = |e: elf::ParseError| Error::unusable(format!("the ELF kernel is broken: {e}"));
         // Before anything else: a 32-bit file has another layout, and would only be called broken.
         if bytes.get(EI_CLASS) != Some(&ELFCLASS64) {
-            return Err(Error("the kernel is for another machine (not 64-bit); guests here are x86-64".to_owned()));
+            return Err(Error::unusable(
+                "the kernel is for another machine (not 64-bit); guests here are x86-64".to_owned(),
+            ));
         }
         let file = ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(broken)?;
         let head = file.ehdr;
         if head.e_machine != EM_X86_64 {
-            return Err(Error(format!(
+            return Err(Error::unusable(format!(
                 "the kernel is for another machine (ELF machine {}); guests here are x86-64",
                 head.e_machine
             )));
         }
         if head.e_type != ET_EXEC && head.e_type != ET_DYN {
-            return Err(Error(format!("the ELF file is no program (type {})", head.e_type)));
+            return Err(Error::unusable(format!("the ELF file is no program (type {})", head.e_type)));
         }
-        let segments = file.segments().ok_or_else(|| Error("the ELF kernel has no program headers".to_owned()))?;
+        let segments = file.segments().ok_or_else(|| Error::unusable("the ELF kernel has no program headers"))?;
         let (mut loaded, mut pvh) = (0_usize, false);
         for segment in segments.iter() {
             match segment.p_type {
@@ -54,7 +56,7 @@ impl Image {
             }
         }
         if loaded == 0 {
-            return Err(Error("the ELF kernel has nothing to load".to_owned()));
+            return Err(Error::unusable("the ELF kernel has nothing to load"));
         }
         Ok(Self { pvh })
     }

@@ -6,14 +6,16 @@
 mod boot_header;
 mod image;
 
+use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 
 use memchr::memmem;
 
 pub use image::Image;
 
-use crate::Error;
 use crate::compression::{Compression, End, read_bounded};
+use crate::{Error, at};
 use boot_header::BootHeader;
 
 /// The largest kernel taken: a distribution's has 30 to 80 MB, one with all its symbols 400.
@@ -34,13 +36,34 @@ pub struct Kernel {
     pub pvh: bool,
 }
 
+/// Version of the kernel in a file, without unpacking it where its header says so.
+pub fn version(file: &[u8]) -> Result<String, Error> {
+    let said = if file.starts_with(ELF_MAGIC) {
+        banner(file)
+    } else {
+        BootHeader::read(file).and_then(|header| header.version(file))
+    };
+    said.map_or_else(|| extract(file.to_vec()).map(|kernel| kernel.version), Ok)
+}
+
+/// Reads a file that may be a kernel.
+pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(at(path))?;
+    file.take(MAX_KERNEL as u64 + 1).read_to_end(&mut bytes).map_err(at(path))?;
+    if bytes.len() > MAX_KERNEL {
+        return Err(Error::unusable(format!("{}: more than {} MiB is no kernel", path.display(), MAX_KERNEL >> 20)));
+    }
+    Ok(bytes)
+}
+
 /// Takes the ELF kernel out of a bzImage; an ELF file is taken as it is.
 pub fn extract(file: Vec<u8>) -> Result<Kernel, Error> {
     if file.starts_with(ELF_MAGIC) {
         return kernel(file, None);
     }
     let header = BootHeader::read(&file).ok_or_else(|| {
-        Error("neither an ELF file nor a bzImage: name the vmlinuz of a kernel package for x86-64".to_owned())
+        Error::unusable("neither an ELF file nor a bzImage: name the vmlinuz of a kernel package for x86-64")
     })?;
     let version = header.version(&file);
     if let Some(payload) = header.payload(&file) {
@@ -53,7 +76,7 @@ fn kernel(elf: Vec<u8>, version: Option<String>) -> Result<Kernel, Error> {
     let image = Image::read(&elf)?;
     let version = version
         .or_else(|| banner(&elf))
-        .ok_or_else(|| Error("the kernel does not say its version: no line \"Linux version ...\" in it".to_owned()))?;
+        .ok_or_else(|| Error::unusable("the kernel does not say its version: no line \"Linux version ...\" in it"))?;
     Ok(Kernel { elf, version, pvh: image.pvh })
 }
 
@@ -64,10 +87,10 @@ fn unpack_payload(payload: &[u8]) -> Result<Vec<u8>, Error> {
     }
     let kind = Compression::of(payload).ok_or_else(|| {
         let known: Vec<_> = Compression::ALL.iter().map(|kind| kind.name()).collect();
-        Error(format!("the kernel is packed in a way that is not known; known are {}", known.join(", ")))
+        Error::unusable(format!("the kernel is packed in a way that is not known; known are {}", known.join(", ")))
     })?;
     unpack_at(kind, payload, End::Known)?
-        .ok_or_else(|| Error(format!("what is packed with {} in it is not an ELF kernel", kind.name())))
+        .ok_or_else(|| Error::unusable(format!("what is packed with {} in it is not an ELF kernel", kind.name())))
 }
 
 /// Looks for packed bytes that hold an ELF file: boot protocols before 2.08 do not say where they are.
@@ -81,7 +104,7 @@ fn scan(file: &[u8]) -> Result<Vec<u8>, Error> {
             return Ok(elf);
         }
     }
-    Err(Error("no packed kernel was found in it".to_owned()))
+    Err(Error::unusable("no packed kernel was found in it"))
 }
 
 /// Where something packed may begin, in the order in which they stand in the file.
@@ -95,7 +118,7 @@ fn places(file: &[u8]) -> Vec<(usize, Compression)> {
 
 /// Unpacks if the first bytes are those of an ELF file: nothing else is unpacked whole.
 fn unpack_at(kind: Compression, packed: &[u8], end: End) -> Result<Option<Vec<u8>>, Error> {
-    let failed = |e: std::io::Error| Error(format!("unpack the kernel ({}): {e}", kind.name()));
+    let failed = |e: std::io::Error| Error::unusable(format!("unpack the kernel ({}): {e}", kind.name()));
     let mut reader = kind.reader(packed, end).map_err(failed)?;
     let mut begun = vec![0; ELF_MAGIC.len()];
     reader.read_exact(&mut begun).map_err(failed)?;

@@ -52,7 +52,7 @@ impl<'a> Closure<'a> {
             return Ok(true);
         }
         if depth > MAX_CHAIN {
-            return Err(Error(format!("module {name}: needs more than {MAX_CHAIN} others in a row")));
+            return Err(Error::unusable(format!("module {name}: needs more than {MAX_CHAIN} others in a row")));
         }
         let Some(path) = self.tree.file(&name) else {
             self.why_not = Some(name);
@@ -60,7 +60,7 @@ impl<'a> Closure<'a> {
         };
         // Known before it is complete, so that a circle ends.
         self.known.insert(name.clone());
-        let said = |e: Error| Error(format!("{}: {e}", path.display()));
+        let said = |e: Error| Error::unusable(format!("{}: {e}", path.display()));
         let bytes = file::read(path)?;
         let info = Info::read(&bytes).map_err(said)?;
         self.check_version(&info).map_err(said)?;
@@ -90,7 +90,7 @@ impl<'a> Closure<'a> {
     /// The kernel would refuse the module, and the guest would not come up with a message that says why.
     fn check_version(&self, info: &Info) -> Result<(), Error> {
         match info.version.as_deref() {
-            Some(version) if version != self.kernel_version => Err(Error(format!(
+            Some(version) if version != self.kernel_version => Err(Error::unusable(format!(
                 "built for kernel {version}, but the kernel is {}; name the modules that belong to it (--modules)",
                 self.kernel_version
             ))),

@@ -30,10 +30,10 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let file = File::open(path).map_err(at(path))?;
     file.take(MAX_MODULE as u64 + 1).read_to_end(&mut bytes).map_err(at(path))?;
     if bytes.len() > MAX_MODULE {
-        return Err(Error(format!("{}: more than {} MiB", path.display(), MAX_MODULE >> 20)));
+        return Err(Error::unusable(format!("{}: more than {} MiB", path.display(), MAX_MODULE >> 20)));
     }
     match Compression::of(&bytes) {
-        Some(kind) => kind.unpack(&bytes, MAX_MODULE).map_err(|e| Error(format!("{}: {e}", path.display()))),
+        Some(kind) => kind.unpack(&bytes, MAX_MODULE).map_err(|e| Error::unusable(format!("{}: {e}", path.display()))),
         None => Ok(bytes),
     }
 }
@@ -41,10 +41,10 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
 impl Info {
     /// Reads the section.
     pub fn read(module: &[u8]) -> Result<Self, Error> {
-        let broken = |e: elf::ParseError| Error(format!("broken ELF file: {e}"));
+        let broken = |e: elf::ParseError| Error::unusable(format!("broken ELF file: {e}"));
         let file = ElfBytes::<LittleEndian>::minimal_parse(module).map_err(broken)?;
         let section = file.section_header_by_name(".modinfo").map_err(broken)?;
-        let section = section.ok_or_else(|| Error("no module: the section .modinfo is not there".to_owned()))?;
+        let section = section.ok_or_else(|| Error::unusable("no module: the section .modinfo is not there"))?;
         let (bytes, _) = file.section_data(&section).map_err(broken)?;
         let mut info = Self::default();
         for entry in bytes.split(|byte| *byte == 0) {

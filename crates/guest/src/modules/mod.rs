@@ -62,7 +62,7 @@ pub fn pick(dir: &Path, kernel_version: &str) -> Result<Picked, Error> {
 }
 
 fn missing(dir: &Path, name: &str) -> Error {
-    Error(format!(
+    Error::unusable(format!(
         "module {name}: neither a file below {} nor in its modules.builtin, and no guest works without it; \
          take another kernel (Debian: `apt-get install linux-image-cloud-amd64`)",
         dir.display()

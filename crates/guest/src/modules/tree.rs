@@ -27,7 +27,7 @@ impl Tree {
         let mut seen = 0;
         tree.walk(dir, 0, &mut seen)?;
         if tree.files.is_empty() {
-            return Err(Error(format!(
+            return Err(Error::unusable(format!(
                 "{}: no modules in it; name the /lib/modules/<version> that belongs to the kernel",
                 dir.display()
             )));
@@ -60,13 +60,13 @@ impl Tree {
 
     fn walk(&mut self, dir: &Path, depth: usize, seen: &mut usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
-            return Err(Error(format!("{}: directories more than {MAX_DEPTH} deep", dir.display())));
+            return Err(Error::unusable(format!("{}: directories more than {MAX_DEPTH} deep", dir.display())));
         }
         for entry in fs::read_dir(dir).map_err(at(dir))? {
             let entry = entry.map_err(at(dir))?;
             *seen += 1;
             if *seen > MAX_FILES {
-                return Err(Error(format!("{}: more than {MAX_FILES} files", dir.display())));
+                return Err(Error::unusable(format!("{}: more than {MAX_FILES} files", dir.display())));
             }
             let (path, kind) = (entry.path(), entry.file_type().map_err(at(dir))?);
             // Links lead to the kernel's source (`build`), never to modules.

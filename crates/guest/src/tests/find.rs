@@ -1,5 +1,5 @@
-use super::samples::{Root, VERSION};
-use crate::find_source_below;
+use super::samples::{Elf, Root, VERSION};
+use crate::{find_source_below, source_of};
 
 #[test]
 fn the_newest_with_modules_is_taken() {
@@ -34,4 +34,17 @@ fn where_there_is_none_it_says_what_to_do() {
     }
     let error = find_source_below(dir.path(), Some("6.6.6")).unwrap_err().to_string();
     assert!(error.contains("of version 6.6.6"), "{error}");
+}
+
+#[test]
+fn a_kernel_by_path_without_installed_modules_has_none() {
+    let root = Root::usual();
+    let kernel = root.source().kernel;
+    assert_eq!(source_of(kernel).unwrap().modules, None);
+    root.write("vmlinux", &Elf::default().make());
+    assert_eq!(source_of(root.dir.path().join("vmlinux")).unwrap().modules, None);
+    root.write("vmlinux", b"text");
+    let error = source_of(root.dir.path().join("vmlinux")).unwrap_err().to_string();
+    assert!(error.contains("vmlinux: neither an ELF file"), "{error}");
+    source_of(root.dir.path().join("nowhere")).unwrap_err();
 }
