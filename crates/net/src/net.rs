@@ -33,7 +33,7 @@ use crate::filler::Filler;
 use crate::publish::Published;
 use crate::resolver::Resolver;
 use crate::rules::Rules;
-use crate::slots::{Slots, host, naming, requirements};
+use crate::slots::{Held, Slots, host, naming, requirements};
 use crate::table::{Attached, Table, Taken};
 
 /// Slots share lanes by their number: two sandboxes rarely wait for each other, and nothing grows.
@@ -177,8 +177,8 @@ impl Inner {
         let rules = self.rules()?;
         self.table.put(lease, attachment.clone()).map_err(taken)?;
         let slots = Arc::clone(&self.slots);
-        let limits = attachment.spec.limits;
-        blocking(move || slots.attach(&lease, &limits)).await?;
+        let held = held(lease, &attachment);
+        blocking(move || slots.attach(&held)).await?;
         rules.attach(&Attached { lease, attachment }).await
     }
 
@@ -255,7 +255,7 @@ impl Inner {
         if self.rules.get().is_some() {
             return Err(Error::new(ErrorKind::Internal, "network: restored twice"));
         }
-        let limits: Vec<_> = held.iter().map(|(lease, attachment)| (*lease, attachment.spec.limits)).collect();
+        let places: Vec<_> = held.iter().map(|(lease, attachment)| self::held(*lease, attachment)).collect();
         for (lease, attachment) in held {
             self.slots.hold(lease);
             if let Err(error) = self.published.reserve(lease.slot, &attachment.spec.publish) {
@@ -265,7 +265,7 @@ impl Inner {
             self.table.put(lease, attachment).map_err(taken)?;
         }
         let slots = Arc::clone(&self.slots);
-        blocking(move || slots.restore(&limits)).await?;
+        blocking(move || slots.restore(&places)).await?;
         let rules = Arc::new(Rules::install(&self.config, self.guard, &self.table.all()).await?);
         blocking(host::forward).await?;
         let resolver = Resolver::start(&self.config, self.table.clone(), rules.clone())?;
@@ -374,6 +374,10 @@ impl Fabric for Net {
         *self.filler() = Some(filler);
         Ok(())
     }
+}
+
+fn held(lease: NetworkLease, attachment: &Attachment) -> Held {
+    Held { lease, limits: attachment.spec.limits, tap_owner: attachment.tap_owner }
 }
 
 fn taken(taken: Taken) -> Error {

@@ -13,13 +13,14 @@ use moat_model::ErrorKind;
 use moat_model::network::NetworkLease;
 
 use super::requests::{self, End};
-use super::{namespace, naming};
+use super::{namespace, naming, tap};
 use crate::NetConfig;
 use crate::netlink::{Message, Netlink, number32};
 
 /// Number of the link inside: the first after the loopback's.
 pub const INNER_INDEX: u32 = 2;
-const LOOPBACK_INDEX: u32 = 1;
+/// Number of the loopback.
+pub const LOOPBACK_INDEX: u32 = 1;
 
 /// What was made of a slot.
 #[derive(Debug)]
@@ -58,8 +59,24 @@ fn make_in_kernel(config: &NetConfig, lease: &NetworkLease) -> io::Result<Made> 
     Ok(Made { inside: Arc::new(inside), index, address: lease.address })
 }
 
+/// Has a namespace be told, from within, what it is to have: an address, or a machine's tap instead.
+pub fn furnish(config: &NetConfig, lease: &NetworkLease, tap_owner: Option<u32>) -> io::Result<()> {
+    match tap_owner {
+        None => Netlink::route()?.ask_all(inner(config, lease)),
+        Some(owner) => tap::set(config, lease, owner),
+    }
+}
+
+/// Makes a slot that stands a machine's.
+pub fn give_tap(config: &NetConfig, lease: &NetworkLease, made: &Made, owner: u32) -> Result<()> {
+    namespace::within(made.inside.as_fd(), || tap::set(config, lease, owner)).map_err(|e| {
+        let kind = if e.kind() == io::ErrorKind::Unsupported { ErrorKind::Unsupported } else { ErrorKind::Internal };
+        Error::caused_by(kind, format!("network: give slot {:x} a tap", lease.slot), e)
+    })
+}
+
 /// What a namespace is told, in its order. Right again when it is told twice.
-pub fn inner(config: &NetConfig, lease: &NetworkLease) -> Vec<Message> {
+fn inner(config: &NetConfig, lease: &NetworkLease) -> Vec<Message> {
     vec![
         requests::up(LOOPBACK_INDEX),
         requests::up(INNER_INDEX),

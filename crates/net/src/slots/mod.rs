@@ -7,6 +7,7 @@
 //! | `chosen` | addresses callers may choose |
 //! | `make` | the kernel's things of one slot: made, changed, removed |
 //! | [`namespace`] | threads that are inside one |
+//! | [`tap`] | what a slot of a machine has instead of an address |
 //! | `requests`, `shape` | what is asked of the kernel, in its words |
 //! | [`host`] | what all slots share |
 //! | `sweep` | after a restart: what is kept, what is removed |
@@ -25,6 +26,7 @@ mod probe;
 mod requests;
 mod shape;
 mod sweep;
+pub mod tap;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -38,6 +40,17 @@ use crate::NetConfig;
 use make::Made;
 use places::Places;
 pub use probe::requirements;
+
+/// A place that is somebody's, as it was written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub lease: NetworkLease,
+    /// How fast.
+    pub limits: NetworkLimits,
+    /// It is a machine's: the host's user that opens its tap.
+    pub tap_owner: Option<u32>,
+}
 
 /// All slots of a node. What it does to the kernel blocks: call it where that is allowed.
 #[derive(Debug)]
@@ -132,14 +145,18 @@ impl Slots {
         }
     }
 
-    /// Makes a place real, with its limits on bandwidth.
-    pub fn attach(&self, lease: &NetworkLease, limits: &NetworkLimits) -> Result<()> {
+    /// Makes a place real, with its limits on bandwidth, and a tap if it is a machine's.
+    pub fn attach(&self, held: &Held) -> Result<()> {
+        let Held { lease, limits, tap_owner } = held;
         let made = self.lock().made.get(&lease.slot).cloned();
         let made = match made {
             Some(made) if made.address == lease.address => made,
             Some(made) => self.put(lease.slot, make::readdress(&self.config, lease, &made)?),
             None => self.make(lease)?,
         };
+        if let Some(owner) = tap_owner {
+            make::give_tap(&self.config, lease, &made, *owner)?;
+        }
         shape::apply(&made, &NetworkLimits::default(), limits)
     }
 
@@ -167,7 +184,7 @@ impl Slots {
     }
 
     /// After a restart: these live, with these limits; everything else goes.
-    pub fn restore(&self, held: &[(NetworkLease, NetworkLimits)]) -> Result<()> {
+    pub fn restore(&self, held: &[Held]) -> Result<()> {
         let found = sweep::restore(&self.config, held)?;
         let mut state = self.lock();
         state.made.extend(found);

@@ -8,13 +8,13 @@ use moat_engine::driver::{Need, Requirement};
 
 use super::make::set;
 use super::requests::{self, End};
-use super::{host, namespace, shape};
+use super::{host, namespace, shape, tap};
 use crate::NetConfig;
 use crate::netlink::Netlink;
 
 /// Looks at everything; names what is missing.
 pub fn requirements(config: &NetConfig) -> Vec<Requirement> {
-    vec![links(), limits(), subnet(config), forwarding()]
+    vec![links(), limits(), taps(), subnet(config), forwarding()]
 }
 
 fn requirement(name: &str, need: Need, outcome: io::Result<String>, fix: &str) -> Requirement {
@@ -43,6 +43,13 @@ fn limits() -> Requirement {
     let tried = namespace::fresh(|_| shape::set(&mut Netlink::route()?, 1, Some(1_000_000)));
     let outcome = tried.map(|()| "a token bucket was set".to_owned());
     requirement("network bandwidth limits", Need::Optional, outcome, "modprobe sch_tbf")
+}
+
+fn taps() -> Requirement {
+    let tried = namespace::fresh(|_| tap::attempt());
+    let outcome = tried.map(|()| "frames of a tap were led to another link".to_owned());
+    let fix = "for machines with a network: modprobe tun sch_ingress cls_u32 act_mirred";
+    requirement("network taps", Need::Optional, outcome, fix)
 }
 
 fn subnet(config: &NetConfig) -> Requirement {

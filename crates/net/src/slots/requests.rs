@@ -28,6 +28,8 @@ pub const ROUTE_HEADER: usize = 12;
 /// The same of a namespace's id.
 pub const NAMESPACE_HEADER: usize = 4;
 
+/// Attribute of a link: how long its frames may be.
+pub const LINK_MTU: u16 = 4;
 /// Attribute of a link: its name.
 pub const LINK_NAME: u16 = 3;
 /// Attribute of a link: the id of the namespace its other end is in.
@@ -104,6 +106,16 @@ pub fn new_pair(here: End<'_>, there: End<'_>, namespace: BorrowedFd<'_>, index:
 /// Puts a link up.
 pub fn up(index: u32) -> Message {
     Message::new(NEW_LINK, 0, &link(index, UP))
+}
+
+/// Has a link take frames of this length.
+pub fn set_mtu(index: u32, bytes: u32) -> Message {
+    Message::new(NEW_LINK, 0, &link(index, 0)).with_u32(LINK_MTU, bytes)
+}
+
+/// Asks for the link of this number.
+pub fn link_at(index: u32) -> Message {
+    Message::new(GET_LINK, 0, &link(index, 0))
 }
 
 /// Removes a link, and its other end.

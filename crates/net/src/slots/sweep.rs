@@ -11,10 +11,9 @@ use std::sync::Arc;
 
 use moat_engine::error::{Error, Result};
 use moat_model::ErrorKind;
-use moat_model::network::{NetworkLease, NetworkLimits};
 
 use super::make::{self, INNER_INDEX, Made};
-use super::{host, namespace, naming, requests, shape};
+use super::{Held, host, namespace, naming, requests, shape};
 use crate::NetConfig;
 use crate::netlink::{Netlink, attributes, number32};
 
@@ -26,33 +25,39 @@ struct Found {
 }
 
 /// Removes what is nobody's, and returns what is somebody's, in order again.
-pub fn restore(config: &NetConfig, held: &[(NetworkLease, NetworkLimits)]) -> Result<Vec<(u32, Arc<Made>)>> {
+pub fn restore(config: &NetConfig, held: &[Held]) -> Result<Vec<(u32, Arc<Made>)>> {
     let failed = |doing: &str| {
         let doing = format!("network: {doing}");
         move |e: io::Error| Error::caused_by(ErrorKind::Internal, doing, e)
     };
     let links = links(config).map_err(failed("list the host's links"))?;
-    for slot in links.keys().filter(|slot| !held.iter().any(|(lease, _)| lease.slot == **slot)) {
+    for slot in links.keys().filter(|slot| !held.iter().any(|held| held.lease.slot == **slot)) {
         tracing::info!(link = naming::link(config, *slot), "nobody's: removed");
         make::remove(config, *slot)?;
     }
     forget_ways(config, held).map_err(failed("clear its directory"))?;
     let mut namespaces = namespaces().map_err(failed("look for the namespaces of the living"))?;
     let mut all = Vec::new();
-    for (lease, limits) in held {
-        let Some(found) = links.get(&lease.slot) else {
-            // Taken and not made, or about to be removed.
-            tracing::info!(slot = lease.slot, address = %lease.address, "a sandbox's link does not exist");
-            continue;
+    for one in held {
+        let lease = one.lease;
+        let found = links.get(&lease.slot);
+        let inside = found.and_then(|found| namespaces.remove(&found.namespace?));
+        let made = match (found, inside) {
+            (Some(found), Some(inside)) => Made { inside, index: found.index, address: lease.address },
+            (found, _) => {
+                tracing::info!(slot = lease.slot, address = %lease.address, "nobody lives in a sandbox's network");
+                if found.is_some() {
+                    // Nobody can come to live there again, and the link may be going this moment.
+                    make::remove(config, lease.slot)?;
+                }
+                // Taken and not made, or about to be removed; but a machine may lie on disk, and come back to its place.
+                if one.tap_owner.is_none() {
+                    continue;
+                }
+                make::make(config, &lease)?
+            }
         };
-        let Some(inside) = found.namespace.and_then(|id| namespaces.remove(&id)) else {
-            // Nobody can come to live there again, and the link may be going this moment.
-            tracing::info!(slot = lease.slot, address = %lease.address, "nobody lives in a sandbox's network any more");
-            make::remove(config, lease.slot)?;
-            continue;
-        };
-        let made = Made { inside, index: found.index, address: lease.address };
-        repair(config, lease, limits, &made).map_err(failed(&format!("put slot {:x} in order", lease.slot)))?;
+        repair(config, one, &made).map_err(failed(&format!("put slot {:x} in order", lease.slot)))?;
         all.push((lease.slot, Arc::new(made)));
     }
     Ok(all)
@@ -73,11 +78,11 @@ fn links(config: &NetConfig) -> io::Result<BTreeMap<u32, Found>> {
 }
 
 /// Those of slots that nobody holds; they led to a daemon that is no more.
-fn forget_ways(config: &NetConfig, held: &[(NetworkLease, NetworkLimits)]) -> io::Result<()> {
+fn forget_ways(config: &NetConfig, held: &[Held]) -> io::Result<()> {
     for entry in fs::read_dir(config.run_dir.join("ns"))? {
         let entry = entry?;
         let slot = entry.file_name().to_str().and_then(|name| u32::from_str_radix(name, 16).ok());
-        if !held.iter().any(|(lease, _)| Some(lease.slot) == slot) {
+        if !held.iter().any(|held| Some(held.lease.slot) == slot) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -115,15 +120,15 @@ fn namespaces() -> io::Result<BTreeMap<u32, Arc<OwnedFd>>> {
     Ok(all)
 }
 
-fn repair(config: &NetConfig, lease: &NetworkLease, limits: &NetworkLimits, made: &Made) -> io::Result<()> {
+fn repair(config: &NetConfig, held: &Held, made: &Made) -> io::Result<()> {
+    let Held { lease, limits, tap_owner } = held;
     let mut outside = Netlink::route()?;
     make::outer_settings(&naming::link(config, lease.slot))?;
     outside.ask_all(make::outer(config, lease, made.index))?;
     shape::set(&mut outside, made.index, limits.down_bits_per_sec)?;
     namespace::within(made.inside.as_fd(), || {
-        let mut netlink = Netlink::route()?;
-        netlink.ask_all(make::inner(config, lease))?;
-        shape::set(&mut netlink, INNER_INDEX, limits.up_bits_per_sec)
+        make::furnish(config, lease, *tap_owner)?;
+        shape::set(&mut Netlink::route()?, INNER_INDEX, limits.up_bits_per_sec)
     })?;
     make::show(&naming::way(config, lease.slot), &made.inside)
 }

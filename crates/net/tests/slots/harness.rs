@@ -26,6 +26,8 @@ pub fn in_own_network<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
         return moat_testkit::not_run_here("needs root");
     }
     let outcome = namespace::fresh(|_| {
+        // A new network begins with the first one's settings, and a node may be running there.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(test());
         Ok(())

@@ -43,7 +43,7 @@ impl Records {
 }
 
 /// Something that lives in a sandbox's network.
-fn live_in(netns: &Path) -> Child {
+pub fn live_in(netns: &Path) -> Child {
     let way = format!("--net={}", netns.display());
     Command::new("nsenter")
         .arg(way)

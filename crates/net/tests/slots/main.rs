@@ -5,6 +5,9 @@
 
 mod harness;
 mod kill;
+mod machine;
 mod many;
 mod one;
+#[path = "../rules/packet.rs"]
+mod packet;
 mod storm;
