@@ -10,10 +10,12 @@ use moat_model::{ErrorKind, Isolation, Resource, SandboxId, SandboxSpec};
 
 use super::files::FakeFiles;
 use super::guest::FakeGuest;
+use super::machine::{FakeMachine, Kept};
 use super::world::{FakeSandbox, Link};
 use super::{FakeConfig, FakeRecover, FakeStep};
 use crate::driver::{
-    Captured, Capturer, Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Tuner, Usage,
+    Captured, Capturer, Description, Driver, Freezer, Need, Place, Record, Recovered, Requirement, Snapshotter, Stower,
+    Tuner, Usage,
 };
 use crate::error::{Error, Result};
 use crate::guest::Guest;
@@ -30,13 +32,21 @@ impl FakeDriver {
         Self { link, config }
     }
 
-    fn id_of(record: &Record) -> Result<SandboxId> {
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.config.name
+    }
+
+    pub(super) fn id_of(record: &Record) -> Result<SandboxId> {
         serde_json::from_value(record.data.clone())
             .map_err(|e| Error::caused_by(ErrorKind::Internal, "read the record of a fake sandbox", e))
     }
 }
 
-fn fails(what: &str, error: &str) -> Error {
+pub(super) fn fails(what: &str, error: &str) -> Error {
     Error::new(ErrorKind::Unavailable, format!("{what}: {error}"))
 }
 
@@ -47,7 +57,7 @@ impl Driver for FakeDriver {
             name: self.config.name,
             record_version: 1,
             isolation: self.config.isolation,
-            accelerator: None,
+            accelerator: self.config.accelerator,
             abilities: self.abilities(),
         }
     }
@@ -89,15 +99,19 @@ impl Driver for FakeDriver {
         let result = self
             .link
             .act(|world| {
-                let config = world.config.clone();
+                world.identities += 1;
+                let config = FakeConfig { identity: world.identities, ..world.config.clone() };
                 world.resources.extend_from_slice(rest);
                 if let Some(error) = &config.create_error {
                     return Err(fails("create", error));
                 }
+                let machine = spec.restore.as_ref().map(|kept| FakeMachine::read(world, kept)).transpose()?;
                 let kill_failures = config.kill_failures;
-                let sandbox = FakeSandbox {
+                let mut sandbox = FakeSandbox {
                     config,
                     agent_alive: false,
+                    life: 0,
+                    kept: Kept::default(),
                     main: None,
                     frozen: false,
                     kill_failures,
@@ -105,6 +119,9 @@ impl Driver for FakeDriver {
                     files: FakeFiles::default(),
                     spawned: Vec::new(),
                 };
+                if let Some(machine) = machine {
+                    machine.become_new(&mut sandbox);
+                }
                 world.sandboxes.insert(place.id.clone(), sandbox);
                 Ok(())
             })
@@ -128,13 +145,15 @@ impl Driver for FakeDriver {
                     return Err(fails("start", error));
                 }
                 sandbox.agent_alive = true;
+                // The processes of a machine that was kept go on.
+                sandbox.set_frozen(false);
                 Ok(sandbox.config.hang_at == Some(FakeStep::Start))
             })
             .await?;
         if hangs {
             std::future::pending::<()>().await;
         }
-        Ok(Arc::new(FakeGuest::new(self.link.about(&id), id)))
+        Ok(Arc::new(FakeGuest::new(self.link.about(&id).living(0), id)))
     }
 
     async fn kill(&self, record: &Record) -> Result<()> {
@@ -193,23 +212,30 @@ impl Driver for FakeDriver {
             FakeRecover::Gone => return Ok(Recovered::Gone { detail: "as told".to_owned() }),
             FakeRecover::Truth => {}
         }
-        let (alive, frozen) = self
+        let (alive, frozen, life, kept) = self
             .link
             .look(|world| match world.sandboxes.get_mut(&id) {
                 Some(sandbox) => {
                     sandbox.advance();
-                    (sandbox.agent_alive, sandbox.frozen)
+                    if sandbox.kept == Kept::Read {
+                        // Whoever was reading it has died.
+                        sandbox.kept = Kept::OnDisk;
+                    }
+                    (sandbox.agent_alive, sandbox.frozen, sandbox.life, sandbox.kept)
                 }
-                None => (false, false),
+                None => (false, false, 0, Kept::default()),
             })
             .await;
+        if kept == Kept::OnDisk {
+            return Ok(Recovered::Stowed);
+        }
         if !alive {
             return Ok(Recovered::Gone { detail: "no agent".to_owned() });
         }
         if frozen {
             return Err(fails("recover", "a frozen agent does not answer"));
         }
-        Ok(Recovered::Alive(Arc::new(FakeGuest::new(self.link.about(&id), id))))
+        Ok(Recovered::Alive(Arc::new(FakeGuest::new(self.link.about(&id).living(life), id))))
     }
 
     async fn usage(&self, record: &Record) -> Result<Usage> {
@@ -218,10 +244,11 @@ impl Driver for FakeDriver {
             .look(|world| {
                 let sandbox = world.sandboxes.get(&id).ok_or_else(|| fails("usage", "there is no such sandbox"))?;
                 Ok(Usage {
-                    memory_bytes: 1 << 20,
+                    memory_bytes: u64::from(sandbox.agent_alive) << 20,
                     memory_peak_bytes: Some(2 << 20),
                     cpu_usec: 1000,
-                    pids: u64::from(sandbox.agent_alive) + u64::from(sandbox.main.is_some()),
+                    pids: u64::from(sandbox.agent_alive)
+                        + u64::from(sandbox.main.is_some() && sandbox.kept == Kept::InMemory),
                     oom_kills: sandbox.config.oom_kills,
                 })
             })
@@ -239,12 +266,21 @@ impl Driver for FakeDriver {
     fn tuner(&self) -> Option<&dyn Tuner> {
         if self.config.tuner { Some(self) } else { None }
     }
+
+    fn stower(&self) -> Option<&dyn Stower> {
+        if self.config.stower { Some(self) } else { None }
+    }
+
+    fn snapshotter(&self) -> Option<&dyn Snapshotter> {
+        if self.config.snapshotter { Some(self) } else { None }
+    }
 }
 
 impl FakeDriver {
     fn abilities(&self) -> Vec<&'static str> {
-        let FakeConfig { freezer, capturer, tuner, .. } = self.config;
-        let all = [(freezer, "pause"), (capturer, "capture"), (tuner, "tune")];
+        let FakeConfig { freezer, capturer, tuner, stower, snapshotter, .. } = self.config;
+        let all =
+            [(freezer, "pause"), (capturer, "capture"), (tuner, "tune"), (stower, "stow"), (snapshotter, "snapshot")];
         all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
     }
 

@@ -51,6 +51,11 @@ impl FakeNet {
         {
             self.wrong(format!("slot {} has two holders", lease.slot));
         }
+        if let Some((_, before)) = self.attached.get(&lease.slot)
+            && before.tap_owner != attachment.tap_owner
+        {
+            self.wrong(format!("the tap in slot {} changes its owner", lease.slot));
+        }
         self.seen.push(attachment.clone());
         self.attached.insert(lease.slot, (lease, attachment.clone()));
     }

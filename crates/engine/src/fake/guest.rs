@@ -369,6 +369,7 @@ impl Exec {
                         return Some(Exit::signal(signal));
                     }
                 }
+                Statement::Identity => {}
                 Statement::Cat => {
                     if let Some(signal) = self.copy().await? {
                         return Some(Exit::signal(signal));

@@ -8,6 +8,7 @@ mod driver;
 mod fabric;
 mod files;
 mod guest;
+mod machine;
 pub mod program;
 mod spawned;
 mod world;
@@ -33,6 +34,16 @@ pub struct FakeConfig {
     pub capturer: bool,
     /// It can change limits.
     pub tuner: bool,
+    /// It can have sandboxes lie on disk.
+    pub stower: bool,
+    /// It can keep whole machines, and make others from them.
+    pub snapshotter: bool,
+    /// What it claims to be made faster by.
+    pub accelerator: Option<&'static str>,
+    /// What `/etc/machine-id` says inside: given by the world to each sandbox.
+    pub identity: u64,
+    /// One made from a machine that was kept has the identity of that, which it must not.
+    pub same_identity: bool,
     /// How long a main process that is not a script runs; for ever if absent.
     pub run_for: Option<Duration>,
     /// What it ends with then.
@@ -55,6 +66,14 @@ pub struct FakeConfig {
     pub thaw_error: Option<String>,
     /// How long a capture takes.
     pub capture_takes: Duration,
+    /// How long writing it to disk takes.
+    pub stow_takes: Duration,
+    /// Writing it to disk fails.
+    pub stow_error: Option<String>,
+    /// It dies when it is to be written to disk.
+    pub dies_in_stow: bool,
+    /// Reading it from disk fails.
+    pub unstow_error: Option<String>,
     /// Capturing fails.
     pub capture_error: Option<String>,
     /// Changing limits fails.
@@ -93,6 +112,11 @@ impl Default for FakeConfig {
             freezer: true,
             capturer: true,
             tuner: true,
+            stower: true,
+            snapshotter: true,
+            accelerator: None,
+            identity: 0,
+            same_identity: false,
             run_for: None,
             exit_code: 0,
             lines: Vec::new(),
@@ -104,6 +128,10 @@ impl Default for FakeConfig {
             freeze_error: None,
             thaw_error: None,
             capture_takes: Duration::ZERO,
+            stow_takes: Duration::ZERO,
+            stow_error: None,
+            dies_in_stow: false,
+            unstow_error: None,
             capture_error: None,
             tune_error: None,
             attach_error: None,
@@ -137,6 +165,10 @@ pub enum FakeStep {
     Kill,
     /// The driver's `freeze`, after it froze.
     Freeze,
+    /// The driver's `stow`, after it lies on disk.
+    Stow,
+    /// The driver's `unstow`, half-way.
+    Unstow,
     /// The driver's `tune`, before it did anything.
     Tune,
     /// The agent's `shutdown`.

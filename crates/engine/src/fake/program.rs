@@ -1,6 +1,6 @@
 //! A few words of shell, enough to be a program in a fake sandbox.
 //!
-//! Statements are separated by `;`: `echo <text> [>&2]`, `sleep <seconds>`, `head -c <bytes> /dev/zero`, `cat`, `true`,
+//! Statements are separated by `;`: `echo <text> [>&2]`, `sleep <seconds>`, `head -c <bytes> /dev/zero`, `cat`, `cat /etc/machine-id`, `true`,
 //! `false`, `exit <code>`, `trap '' <signal>…`, `kill -<signal> $$`. The program's status is that of the last one. Beside scripts
 //! there is `env`, which writes its environment.
 
@@ -24,6 +24,8 @@ pub enum Statement {
     Cat,
     /// Ignores these signals from now on.
     Trap(Vec<i32>),
+    /// Writes its machine id.
+    Identity,
     /// Signals itself.
     Kill(i32),
     /// Sets the status.
@@ -48,7 +50,7 @@ impl Program {
     pub fn of(process: &ProcessSpec, config: &FakeConfig) -> Option<Self> {
         let name = process.command.rsplit('/').next().unwrap_or_default();
         match (name, process.args.as_slice()) {
-            ("sh", [flag, script]) if flag == "-c" => Self::parse(script),
+            ("sh", [flag, script]) if flag == "-c" => Self::parse(script).map(|program| program.inside(config)),
             ("missing", _) => None,
             ("listen", []) => Some(Self {
                 statements: vec![
@@ -62,6 +64,17 @@ impl Program {
             }
             _ => Some(Self::from_config(config)),
         }
+    }
+
+    /// The same, knowing in which sandbox it runs.
+    fn inside(self, config: &FakeConfig) -> Self {
+        let known = |statement| match statement {
+            Statement::Identity => {
+                Statement::Write(StreamName::Stdout, Bytes::from(format!("{:032x}\n", config.identity)))
+            }
+            other => other,
+        };
+        Self { statements: self.statements.into_iter().map(known).collect() }
     }
 
     /// Reads a script.
@@ -96,7 +109,7 @@ impl Program {
                     Some(later) if *span < Duration::MAX => at = later,
                     _ => return schedule,
                 },
-                Statement::Cat => {}
+                Statement::Cat | Statement::Identity => {}
                 Statement::Trap(signals) => schedule.traps.extend(signals.iter().map(|signal| (at, *signal))),
                 Statement::Kill(signal) if schedule.ignores(*signal, at) => {}
                 Statement::Kill(signal) => {
@@ -147,6 +160,7 @@ fn statement(text: &str) -> Option<Statement> {
             Statement::Write(StreamName::Stdout, Bytes::from(vec![0; count.parse().ok()?]))
         }
         ["cat"] => Statement::Cat,
+        ["cat", "/etc/machine-id"] => Statement::Identity,
         ["true"] => Statement::Status(0),
         ["false"] => Statement::Status(1),
         ["exit", code] => Statement::Exit(code.parse().ok()?),

@@ -1,6 +1,7 @@
 //! The host of fake sandboxes.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::fabric::FakeNet;
 use super::files::FakeFiles;
+use super::machine::{FakeMachine, Kept};
 use super::program::{Program, Schedule};
 use super::spawned::FakeSpawned;
 use super::{FakeConfig, FakeDriver, FakeFabric};
@@ -48,6 +50,10 @@ pub(super) struct WorldState {
     pub resources: Vec<Resource>,
     pub refusals: BTreeMap<String, u32>,
     pub net: FakeNet,
+    pub machines: BTreeMap<PathBuf, FakeMachine>,
+    pub unstows: BTreeMap<SandboxId, u32>,
+    /// Identities given so far.
+    pub identities: u64,
     main_starts: BTreeMap<SandboxId, u32>,
     /// Something of a sandbox changed. One for each, so that ten thousand do not wake each other.
     pub changed: BTreeMap<SandboxId, Arc<Notify>>,
@@ -58,6 +64,9 @@ pub(super) struct WorldState {
 pub(super) struct FakeSandbox {
     pub config: FakeConfig,
     pub agent_alive: bool,
+    /// How often it was brought to life: whoever spoke to it in an earlier one does so no more.
+    pub life: u32,
+    pub kept: Kept,
     pub main: Option<FakeMain>,
     pub frozen: bool,
     pub kill_failures: u32,
@@ -67,7 +76,7 @@ pub(super) struct FakeSandbox {
 }
 
 /// Its main process, as a schedule and a clock.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FakeMain {
     schedule: Schedule,
     clock: Stopwatch,
@@ -77,7 +86,7 @@ pub(super) struct FakeMain {
 }
 
 /// Counts time that can be stopped, and survives the runtime that counted it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Stopwatch {
     ran: Duration,
     since: Option<Instant>,
@@ -107,6 +116,16 @@ impl FakeMain {
         let mut clock = Stopwatch::default();
         clock.go();
         Self { schedule: program.schedule(), clock, ended: None, acknowledged: Offsets::default(), dies_after }
+    }
+
+    /// The same in another sandbox, standing still: what it has written is the other's affair.
+    pub fn fork(&mut self) -> Self {
+        let elapsed = self.clock.elapsed();
+        let ended = self.exit();
+        let clock = Stopwatch { ran: elapsed, since: None };
+        let mut schedule = self.schedule.clone();
+        schedule.writes.retain(|(at, ..)| *at > elapsed);
+        Self { schedule, clock, ended, acknowledged: Offsets::default(), dies_after: None }
     }
 
     /// How it ended, if it has by now.
@@ -175,6 +194,7 @@ impl FakeSandbox {
     pub fn kill(&mut self) {
         self.agent_alive = false;
         self.frozen = false;
+        self.kept = Kept::InMemory;
         for spawned in &self.spawned {
             spawned.end(Exit::signal(9), false);
         }
@@ -185,6 +205,9 @@ impl FakeSandbox {
     }
 
     pub fn set_frozen(&mut self, frozen: bool) {
+        if self.kept != Kept::InMemory {
+            return;
+        }
         self.frozen = frozen;
         if let Some(main) = &mut self.main
             && main.exit().is_none()
@@ -230,13 +253,14 @@ impl FakeWorld {
     /// A driver for a daemon in this world.
     pub fn driver(&self) -> Arc<FakeDriver> {
         let state = self.lock();
-        Arc::new(FakeDriver::new(Link { world: self.clone(), epoch: state.epoch, about: None }, state.config.clone()))
+        let link = Link { world: self.clone(), epoch: state.epoch, about: None, life: None };
+        Arc::new(FakeDriver::new(link, state.config.clone()))
     }
 
     /// A network for a daemon in this world.
     pub fn fabric(&self) -> Arc<FakeFabric> {
         let epoch = self.epoch();
-        Arc::new(FakeFabric::new(Link { world: self.clone(), epoch, about: None }))
+        Arc::new(FakeFabric::new(Link { world: self.clone(), epoch, about: None, life: None }))
     }
 
     /// Changes how sandboxes created from now on behave.
@@ -281,6 +305,7 @@ impl FakeWorld {
     pub fn restart(&self) {
         for sandbox in self.lock().sandboxes.values_mut() {
             if !sandbox.frozen
+                && sandbox.agent_alive
                 && let Some(main) = &mut sandbox.main
                 && main.exit().is_none()
             {
@@ -386,12 +411,19 @@ pub(super) struct Link {
     pub epoch: u64,
     /// The sandbox it is about, if it is about one.
     pub about: Option<SandboxId>,
+    /// The life of that sandbox it is about, if it is a tie to its agent.
+    pub life: Option<u32>,
 }
 
 impl Link {
     /// The same, about one sandbox: what is done through it wakes those who wait for that sandbox.
     pub fn about(&self, id: &SandboxId) -> Self {
         Self { about: Some(id.clone()), ..self.clone() }
+    }
+
+    /// The same, to the agent it has in this life.
+    pub fn living(&self, life: u32) -> Self {
+        Self { life: Some(life), ..self.clone() }
     }
 
     /// Does something to the world, with a point before and one after it.
@@ -444,6 +476,7 @@ impl Link {
                     if let Some(sandbox) = &mut sandbox {
                         sandbox.advance();
                     }
+                    let sandbox = sandbox.filter(|sandbox| self.life.is_none_or(|life| life == sandbox.life));
                     if let Some(found) = found(sandbox) {
                         return found;
                     }

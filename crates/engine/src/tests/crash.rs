@@ -9,8 +9,8 @@ use std::time::Duration;
 use moat_agent::protocol::StreamName;
 use moat_model::lifecycle::{PauseTo, PhaseName};
 use moat_model::network::{NetworkMode, NetworkSpec};
-use moat_model::spec::OnTimeout;
-use moat_model::{Isolation, Resource, SandboxId};
+use moat_model::spec::{MachineSnapshot, OnTimeout};
+use moat_model::{Isolation, Resource, SandboxId, SandboxSpec};
 
 use super::{claim, config, limits, network};
 use crate::error::Result;
@@ -104,19 +104,69 @@ struct Story {
     run: fn(Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>>,
     /// The program ends by itself, with everything said and status 3.
     by_itself: bool,
+    /// What it says, and how often it is started for that.
+    says: (&'static str, u32),
 }
 
-const LIFE: Story = Story { name: "runs to its end", run: runs_to_its_end, by_itself: true };
-const STOP: Story = Story { name: "is stopped", run: is_stopped, by_itself: false };
-const PAUSE: Story = Story { name: "is paused and deleted", run: is_paused_and_deleted, by_itself: false };
-const CAPTURE: Story = Story { name: "is captured", run: is_captured, by_itself: false };
-const CLAIM: Story = Story { name: "is claimed", run: is_claimed, by_itself: false };
-const EXPIRY: Story = Story { name: "is paused for its time limit", run: expires, by_itself: false };
-const WIRED: Story = Story { name: "runs to its end with a network", run: runs_wired, by_itself: true };
-const WIRED_CLAIM: Story = Story { name: "is claimed with a network", run: is_claimed_wired, by_itself: false };
-const REWIRE: Story = Story { name: "gets other networks", run: is_rewired, by_itself: false };
-const WIRED_FAILURE: Story = Story { name: "fails to start with a network", run: fails_wired, by_itself: false };
-const FAILURE: Story = Story { name: "fails to start", run: fails_to_start, by_itself: false };
+const SAYS: (&str, u32) = ("one\ntwo\n", 1);
+
+const LIFE: Story = Story { name: "runs to its end", run: runs_to_its_end, by_itself: true, says: SAYS };
+const STOP: Story = Story { name: "is stopped", run: is_stopped, by_itself: false, says: SAYS };
+const PAUSE: Story = Story { name: "is paused and deleted", run: is_paused_and_deleted, by_itself: false, says: SAYS };
+const CAPTURE: Story = Story { name: "is captured", run: is_captured, by_itself: false, says: SAYS };
+const CLAIM: Story = Story { name: "is claimed", run: is_claimed, by_itself: false, says: SAYS };
+const EXPIRY: Story = Story { name: "is paused for its time limit", run: expires, by_itself: false, says: SAYS };
+const WIRED: Story = Story { name: "runs to its end with a network", run: runs_wired, by_itself: true, says: SAYS };
+const WIRED_CLAIM: Story =
+    Story { name: "is claimed with a network", run: is_claimed_wired, by_itself: false, says: SAYS };
+const REWIRE: Story = Story { name: "gets other networks", run: is_rewired, by_itself: false, says: SAYS };
+const WIRED_FAILURE: Story =
+    Story { name: "fails to start with a network", run: fails_wired, by_itself: false, says: SAYS };
+const FAILURE: Story = Story { name: "fails to start", run: fails_to_start, by_itself: false, says: SAYS };
+
+const STOWED: Story = Story { name: "is paused to disk", run: is_stowed, by_itself: true, says: SAYS };
+const KEPT: Story = Story { name: "is kept as a machine", run: is_kept, by_itself: false, says: SAYS };
+const RESTORED: Story = Story { name: "is made from a machine", run: is_restored, by_itself: true, says: ("two\n", 0) };
+
+/// Paused to disk from memory and from life, with a network.
+fn is_stowed(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        drop(engine.create(id(1), network::wired(spec("sh", &["-c", SCRIPT]))).await);
+        drop(engine.pause(&id(1), PauseTo::Disk).await);
+        drop(engine.resume(&id(1)).await);
+        drop(engine.pause(&id(1), PauseTo::Memory).await);
+        drop(engine.pause(&id(1), PauseTo::Disk).await);
+        drop(engine.resume(&id(1)).await);
+        settle(&engine).await;
+    })
+}
+
+/// Kept while running and while paused, and ended where it lies on disk.
+fn is_kept(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        let dir = tempfile::tempdir().unwrap();
+        drop(engine.create(id(1), spec("app", &[])).await);
+        drop(engine.snapshot(&id(1), dir.path().join("one")).await);
+        drop(engine.pause(&id(1), PauseTo::Memory).await);
+        drop(engine.snapshot(&id(1), dir.path().join("two")).await);
+        drop(engine.pause(&id(1), PauseTo::Disk).await);
+        drop(engine.delete(&id(1)).await);
+    })
+}
+
+fn is_restored(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        let dir = tempfile::tempdir().unwrap();
+        drop(engine.create(id(2), spec("sh", &["-c", SCRIPT])).await);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let machine = MachineSnapshot { dir: dir.path().join("machine"), driver: "fake".to_owned() };
+        drop(engine.snapshot(&id(2), machine.dir.clone()).await);
+        drop(engine.kill(&id(2)).await);
+        let asked = network::wired(spec("sh", &["-c", SCRIPT]));
+        drop(engine.create(id(1), SandboxSpec { restore: Some(machine), ..asked }).await);
+        settle(&engine).await;
+    })
+}
 
 fn runs_to_its_end(engine: Engine) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
     Box::pin(async move {
@@ -268,6 +318,17 @@ async fn check_claimed(engine: &Engine, world: &FakeWorld, what: &str) {
     }
 }
 
+/// Lets it go on, from wherever it comes to a stand.
+async fn resumed(engine: &Engine, id: &SandboxId) {
+    while engine.get(id).is_some_and(|view| matches!(view.phase, PhaseName::Running | PhaseName::Paused)) {
+        // Refused while it is being paused.
+        if engine.resume(id).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Runs `story` with a daemon that dies at point `n`, then daemons that die at the points in `later`, then one that
 /// lives. False: the story has no point `n`.
 fn check_crash(story: Story, fake: &FakeConfig, n: u64, later: &[u64]) -> bool {
@@ -295,6 +356,8 @@ fn check_crash(story: Story, fake: &FakeConfig, n: u64, later: &[u64]) -> bool {
             let known = views.wait_for(|view| view.phase != moat_model::lifecycle::PhaseName::Recovering);
             tokio::time::timeout(limit, known).await.unwrap_or_else(|_| panic!("{what}: {view:?} stays")).unwrap();
             if story.by_itself {
+                // A pause that was asked for is gone on with; who asked has died.
+                tokio::time::timeout(limit, resumed(&engine, &id)).await.unwrap();
                 settle(&engine).await;
             }
             check_claimed(&engine, &world, &what).await;
@@ -307,7 +370,7 @@ fn check_crash(story: Story, fake: &FakeConfig, n: u64, later: &[u64]) -> bool {
     assert!(lived, "{what}");
     assert_eq!(world.resources(), [] as [Resource; 0], "{what}");
     assert_eq!(world.alive(), [] as [SandboxId; 0], "{what}");
-    assert!(world.main_starts(&id(1)) <= 1, "{what}");
+    assert!(world.main_starts(&id(1)) <= story.says.1, "{what}");
     check_rules_seen(&world, &what);
     let left: Vec<_> = std::fs::read_dir(dir.path().join("run/sandboxes")).unwrap().collect();
     assert!(left.is_empty(), "{what}: {left:?}");
@@ -318,9 +381,9 @@ fn check_crash(story: Story, fake: &FakeConfig, n: u64, later: &[u64]) -> bool {
     assert_eq!(ends.is_empty(), facts.is_empty(), "{what}: told of but not ended: {facts:?}");
     if let (Some(end), true) = (ends.first(), story.by_itself) {
         let said = outlet.output(&id(1), StreamName::Stdout);
-        if world.main_starts(&id(1)) == 1 && end.started_at.is_some() {
+        if world.main_starts(&id(1)) == story.says.1 && end.started_at.is_some() {
             assert_eq!(end.exit.map(|exit| exit.code), Some(3), "{what}: {end:?}");
-            assert_eq!(said, "one\ntwo\n", "{what}");
+            assert_eq!(said, story.says.0, "{what}");
         }
     }
     true
@@ -355,6 +418,31 @@ fn killed_at_every_point_of_a_pause_and_a_delete() {
 #[test]
 fn killed_at_every_point_of_two_captures() {
     check_every_point(CAPTURE, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_pauses_to_disk() {
+    let points = check_every_point(STOWED, &FakeConfig::default());
+    assert!(points > 100, "only {points} points");
+    check_every_point(STOWED, &FakeConfig { stow_takes: Duration::from_secs(1), ..FakeConfig::default() });
+}
+
+#[test]
+fn killed_at_every_point_of_pauses_to_disk_that_fail() {
+    let oops = || Some("oops".to_owned());
+    check_every_point(STOWED, &FakeConfig { stow_error: oops(), ..FakeConfig::default() });
+    check_every_point(KEPT, &FakeConfig { unstow_error: oops(), capture_error: oops(), ..FakeConfig::default() });
+    check_every_point(KEPT, &FakeConfig { release_failures: 1, kill_failures: 1, ..FakeConfig::default() });
+}
+
+#[test]
+fn killed_at_every_point_of_two_machines_that_are_kept() {
+    check_every_point(KEPT, &FakeConfig::default());
+}
+
+#[test]
+fn killed_at_every_point_of_one_made_from_a_machine() {
+    check_every_point(RESTORED, &FakeConfig::default());
 }
 
 #[test]

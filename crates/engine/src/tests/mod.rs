@@ -6,7 +6,9 @@ mod crash;
 mod failure;
 mod life;
 mod limits;
+mod machine;
 mod network;
+mod stow;
 
 use std::path::Path;
 use std::sync::Arc;
