@@ -14,7 +14,7 @@ use harness::{CGROUP_PARENT, DEADLINE, Host, Sandbox, probe_artifact, process, s
 use moat_drivers::linux::agent_binary::AgentBinary;
 use moat_drivers::linux::cgroup::{Controller, Hierarchy};
 use moat_drivers::process::{ProcessConfig, ProcessDriver};
-use moat_engine::conformance::{HostProfile, run, update_document};
+use moat_engine::conformance::{Counted, HostProfile, run, update_document};
 use moat_engine::driver::{Driver, Recovered};
 use moat_model::network::{NetworkMode, NetworkSpec};
 use moat_model::spec::{Resources, RootSpec, Signal};
@@ -333,6 +333,8 @@ async fn conformance() {
         shell: Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]),
         full_shell: true,
         listener: Some(vec!["probe".to_owned(), "listen".to_owned()]),
+        slow: false,
+        counted: Counted::Processes,
         refused: refused.into_iter().map(|(field, spec)| (field.to_owned(), spec)).collect(),
     };
     let report = run(raw_host.driver.clone(), profile).await;

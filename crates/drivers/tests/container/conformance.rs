@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use moat_engine::conformance::{HostProfile, run, update_document};
+use moat_engine::conformance::{Counted, HostProfile, run, update_document};
 use moat_engine::driver::Driver as _;
 use moat_model::network::{NetworkMode, NetworkSpec};
 use moat_model::spec::{Resources, RootSpec};
@@ -44,6 +44,8 @@ async fn conformance() {
         shell: Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]),
         full_shell: true,
         listener: Some(vec!["probe".to_owned(), "listen".to_owned()]),
+        slow: false,
+        counted: Counted::Processes,
         refused: refused.into_iter().map(|(field, spec)| (field.to_owned(), spec)).collect(),
     };
     let report = run(host.driver.clone(), profile).await;

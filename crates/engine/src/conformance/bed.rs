@@ -10,14 +10,13 @@ use moat_agent::protocol::{Offsets, StreamName};
 use moat_model::spec::ExecSpec;
 use moat_model::{Exit, ProcessSpec, Resource, SandboxId, SandboxSpec};
 
+use super::patience::soon;
 use super::{Fault, HostProfile};
 use crate::clock::Clock;
 use crate::driver::{Driver, Place, Record};
 use crate::error::Error;
 use crate::guest::{ExecOutput, ExecSession, Guest};
 
-/// How long anything that should come soon is waited for.
-pub const SOON: Duration = Duration::from_secs(15);
 /// Ids in the range of one sandbox.
 const UIDS: u32 = 65_536;
 
@@ -120,6 +119,15 @@ impl Bed {
         SandboxSpec { main, ..self.profile.spec.clone() }
     }
 
+    /// A path on the host at which nothing is yet, below the data directories.
+    pub fn fresh_path(&self, name: &str) -> Result<PathBuf, Fault> {
+        let n = self.count.fetch_add(1, Ordering::Relaxed);
+        let dir = &self.profile.data_dir;
+        let made = std::fs::create_dir_all(dir);
+        made.map_err(|error| Fault::Failed(format!("create {}: {error}", dir.display())))?;
+        Ok(dir.join(format!("{name}-{}-{n}", std::process::id())))
+    }
+
     /// Notes what a create may leave behind, before it is begun.
     pub fn plan(&self, place: &Place, spec: &SandboxSpec) -> Vec<Resource> {
         let resources: Vec<Resource> = self
@@ -219,7 +227,7 @@ impl Sandbox {
 
     /// Waits until no process inside has `word` in its command.
     pub async fn until_gone(&self, word: &str) -> Result<(), Fault> {
-        let deadline = tokio::time::Instant::now() + SOON;
+        let deadline = tokio::time::Instant::now() + soon();
         let mut wait = Duration::from_millis(5);
         loop {
             let left: Vec<String> = within(self.guest.processes())
@@ -264,7 +272,7 @@ pub async fn finish(session: &mut ExecSession) -> Result<Ran, Fault> {
         }
         Ok(())
     };
-    match tokio::time::timeout(SOON, collect).await {
+    match tokio::time::timeout(soon(), collect).await {
         Ok(done) => done?,
         Err(_) => return Err(Fault::Failed("the exec did not end".to_owned())),
     }
@@ -273,9 +281,9 @@ pub async fn finish(session: &mut ExecSession) -> Result<Ran, Fault> {
 
 /// Fails what does not come soon.
 pub async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(SOON, call).await {
+    match tokio::time::timeout(soon(), call).await {
         Ok(result) => result,
-        Err(_) => Err(Error::new(moat_model::ErrorKind::Deadline, format!("no answer within {} s", SOON.as_secs()))),
+        Err(_) => Err(Error::new(moat_model::ErrorKind::Deadline, format!("no answer within {} s", soon().as_secs()))),
     }
 }
 

@@ -7,7 +7,8 @@ use moat_model::Exit;
 use moat_model::spec::{ExecSpec, PtySize, Signal};
 use tokio::time::Instant;
 
-use super::bed::{Bed, SOON, finish, plain};
+use super::bed::{Bed, finish, plain};
+use super::patience::soon;
 use super::{Fault, Verdict, ensure};
 use crate::guest::{ExecInput, ExecOutput, ExecSession};
 
@@ -76,7 +77,7 @@ pub async fn timeout(bed: &Bed) -> Verdict {
     let mut session = sandbox.exec(ExecSpec { timeout: Some(limit), ..plain(bed.script(script)?) }).await?;
     let ran = finish(&mut session).await?;
     ensure(ran.timed_out, || format!("ended with {:?}, not by its time limit", ran.exit))?;
-    ensure(begun.elapsed() < Duration::from_secs(5), || format!("took {:?}", begun.elapsed()))?;
+    ensure(begun.elapsed() < soon() / 3, || format!("took {:?}", begun.elapsed()))?;
     sandbox.until_gone("3333").await
 }
 
@@ -84,7 +85,7 @@ pub async fn hang_up(bed: &Bed) -> Verdict {
     let sandbox = bed.idle().await?;
     let script = if bed.profile.full_shell { "echo up; sleep 4444 & sleep 4444" } else { "echo up; sleep 4444" };
     let mut session = sandbox.exec(plain(bed.script(script)?)).await?;
-    let first = tokio::time::timeout(SOON, session.output.recv()).await;
+    let first = tokio::time::timeout(soon(), session.output.recv()).await;
     ensure(matches!(first, Ok(Some(ExecOutput::Data(..)))), || format!("said {first:?}"))?;
     drop(session);
     sandbox.until_gone("4444").await
@@ -93,7 +94,7 @@ pub async fn hang_up(bed: &Bed) -> Verdict {
 pub async fn signal(bed: &Bed) -> Verdict {
     let sandbox = bed.idle().await?;
     let mut session = sandbox.exec(plain(bed.script("echo up; sleep 1000")?)).await?;
-    let first = tokio::time::timeout(SOON, session.output.recv()).await;
+    let first = tokio::time::timeout(soon(), session.output.recv()).await;
     ensure(matches!(first, Ok(Some(ExecOutput::Data(..)))), || format!("said {first:?}"))?;
     say(&session, ExecInput::Signal(Signal::TERM)).await?;
     let ran = finish(&mut session).await?;
@@ -107,7 +108,7 @@ pub async fn terminal(bed: &Bed) -> Verdict {
     let script = "test -t 0 && test -t 1 && stty size; read line; echo \"got $line\"; stty size";
     let spec = ExecSpec { pty: Some(PtySize { rows: 24, cols: 80 }), stdin: true, ..plain(bed.script(script)?) };
     let mut session = sandbox.exec(spec).await?;
-    let first = tokio::time::timeout(SOON, session.output.recv()).await;
+    let first = tokio::time::timeout(soon(), session.output.recv()).await;
     ensure(matches!(&first, Ok(Some(ExecOutput::Data(_, bytes))) if bytes.starts_with(b"24 80")), || {
         format!("said {first:?}")
     })?;

@@ -7,7 +7,8 @@ use moat_model::spec::ExecSpec;
 use moat_model::{ErrorKind, Exit};
 use tokio::time::timeout;
 
-use super::bed::{Bed, SOON, plain};
+use super::bed::{Bed, plain};
+use super::patience::soon;
 use super::{Fault, Verdict, ensure, ensure_kind};
 use crate::error::Result;
 use crate::guest::{AttachOutput, Attachment, ExecInput, Guest, Pushed};
@@ -120,7 +121,7 @@ pub async fn watch(bed: &Bed) -> Verdict {
     guest.file(None, &FileRequest::Remove { path: at("w/f"), recursive: false }).await?;
     let mut appeared = false;
     loop {
-        let event = timeout(SOON, events.recv()).await.ok().flatten();
+        let event = timeout(soon(), events.recv()).await.ok().flatten();
         let Some(event) = event else { return Err(Fault::Failed("the removal was not told".to_owned())) };
         // A file may appear by being made or by being renamed into place.
         appeared |= event.path == at("w/f") || event.to.as_deref() == Some(at("w/f").as_str());
@@ -135,7 +136,7 @@ pub async fn watch(bed: &Bed) -> Verdict {
 async fn hear(mut attachment: Attachment) -> std::result::Result<(Vec<u8>, Option<Exit>), Fault> {
     let mut said = Vec::new();
     loop {
-        match timeout(SOON, attachment.output.recv()).await {
+        match timeout(soon(), attachment.output.recv()).await {
             Ok(Some(AttachOutput::Data(chunk))) => said.extend_from_slice(&chunk.bytes),
             Ok(Some(AttachOutput::Exited { exit, .. })) => return Ok((said, Some(exit))),
             Ok(Some(AttachOutput::Skipped { .. })) => {}

@@ -5,7 +5,7 @@ use moat_model::SandboxSpec;
 
 use super::bed::{Bed, within};
 use super::life::first_output;
-use super::{Fault, Verdict, ensure};
+use super::{Counted, Fault, Verdict, ensure};
 
 pub async fn flood(bed: &Bed) -> Verdict {
     bed.needs_full_shell()?;
@@ -35,8 +35,14 @@ pub async fn fork_bomb(bed: &Bed) -> Verdict {
     first_output(&sandbox).await?;
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     within(sandbox.guest.hello()).await?;
-    let usage = within(bed.driver.usage(&sandbox.record)).await?;
-    ensure(usage.pids <= 40, || format!("{} processes where 40 are allowed", usage.pids))?;
+    let running = match bed.profile.counted {
+        Counted::Processes => within(bed.driver.usage(&sandbox.record)).await?.pids,
+        Counted::Monitor => {
+            let inside = within(sandbox.guest.processes()).await?;
+            inside.iter().filter(|process| process.command.contains("5555")).count() as u64
+        }
+    };
+    ensure(running <= 40, || format!("{running} processes where 40 are allowed"))?;
     within(bed.driver.kill(&sandbox.record)).await?;
     let after = within(bed.driver.usage(&sandbox.record)).await?;
     ensure(after.pids == 0, || format!("{} processes after the kill", after.pids))
@@ -44,9 +50,14 @@ pub async fn fork_bomb(bed: &Bed) -> Verdict {
 
 pub async fn memory(bed: &Bed) -> Verdict {
     bed.needs_full_shell()?;
-    let script = "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo survived ${#x}";
-    let mut spec: SandboxSpec = bed.spec(Some(bed.script(script)?));
-    spec.resources.memory_bytes = Some(48 << 20);
+    // A machine needs memory for a kernel too.
+    let (memory, takes) = match bed.profile.counted {
+        Counted::Processes => (48 << 20, 200_000_000),
+        Counted::Monitor => (256 << 20, 600_000_000),
+    };
+    let script = format!("x=$(head -c {takes} /dev/zero | tr '\\0' x); echo survived ${{#x}}");
+    let mut spec: SandboxSpec = bed.spec(Some(bed.script(&script)?));
+    spec.resources.memory_bytes = Some(memory);
     if let Err(error) = bed.driver.validate(&spec) {
         return Err(Fault::NotSupported(error.chain()));
     }
@@ -54,11 +65,17 @@ pub async fn memory(bed: &Bed) -> Verdict {
     sandbox.start_main().await?;
     // The kernel may choose the agent itself; then the wait fails, and only the count speaks.
     let exit = sandbox.wait().await;
-    let usage = within(bed.driver.usage(&sandbox.record)).await?;
-    ensure(usage.oom_kills > 0, || {
-        let exit = exit.as_ref().ok();
-        format!("no kill for memory counted; ended with {exit:?}")
-    })?;
+    match bed.profile.counted {
+        Counted::Processes => {
+            let usage = within(bed.driver.usage(&sandbox.record)).await?;
+            ensure(usage.oom_kills > 0, || {
+                let exit = exit.as_ref().ok();
+                format!("no kill for memory counted; ended with {exit:?}")
+            })?;
+        }
+        // The machine's own kernel kills and counts; the machine, and the agent in it, live on.
+        Counted::Monitor => drop(within(sandbox.guest.hello()).await?),
+    }
     ensure(exit.as_ref().is_ok_and(|exit| !exit.success()), || "the agent died, not the program".to_owned())
 }
 

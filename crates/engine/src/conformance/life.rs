@@ -94,8 +94,15 @@ pub async fn refusals(bed: &Bed) -> Verdict {
 
 pub async fn abilities(bed: &Bed) -> Verdict {
     let description = bed.driver.describe();
-    let says = description.abilities.contains(&"pause");
-    ensure(says == bed.driver.freezer().is_some(), || format!("describes {:?}", description.abilities))?;
+    let driver = &bed.driver;
+    for (name, has) in [
+        ("pause", driver.freezer().is_some()),
+        ("stow", driver.stower().is_some()),
+        ("snapshot", driver.snapshotter().is_some()),
+    ] {
+        let says = description.abilities.contains(&name);
+        ensure(says == has, || format!("describes {:?}, and {name} is {has}", description.abilities))?;
+    }
     ensure(bed.driver.probe().iter().all(|need| need.met || need.fix.is_some()), || {
         "an unmet requirement names no fix".to_owned()
     })

@@ -9,26 +9,25 @@ mod exec;
 mod files;
 mod hostile;
 mod life;
+mod machine;
 mod output;
+mod patience;
 mod ports;
 mod recovery;
 mod report;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use moat_model::{ErrorKind, SandboxSpec};
 
 use self::bed::Bed;
+use self::patience::{patiently, whole_case};
 pub use self::report::{CaseResult, Outcome, Report, update_document};
 use crate::driver::Driver;
 use crate::error::Error;
-
-/// A case that takes longer hangs; the slowest waits two seconds for something not to happen.
-const CASE_WITHIN: Duration = Duration::from_secs(60);
 
 /// What this host offers to the cases.
 #[derive(Debug, Clone)]
@@ -51,8 +50,21 @@ pub struct HostProfile {
     /// A program inside that listens on a TCP port of 127.0.0.1 of its own choosing, prints the number in a line, and
     /// answers every connection with what it hears until that ends, then `bye`. Without it, cases that need one are not run.
     pub listener: Option<Vec<String>>,
+    /// The processor inside is emulated: a boot takes seconds, and a minute on a busy host.
+    pub slow: bool,
+    /// What the driver's `usage` counts.
+    pub counted: Counted,
     /// Specs that this driver must refuse, with the field it must name.
     pub refused: Vec<(String, SandboxSpec)>,
+}
+
+/// What a driver's `usage` counts as processes and kills for memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Those of the sandbox.
+    Processes,
+    /// Those of a virtual machine monitor. What runs in the machine, and what is killed there, its own kernel counts.
+    Monitor,
 }
 
 /// Why a case did not pass.
@@ -145,6 +157,14 @@ const CASES: &[Case] = cases! {
     "C70" "ports" "a port inside can be connected to, and each direction ends for itself" ports::connected;
     "C71" "ports" "a port nobody listens on is not found" ports::refused;
     "C72" "ports" "a connection nobody reads holds up no other" ports::unread;
+    "C80" "stow" "one that lay on disk goes on where it was, its clock right, nothing it said lost" machine::stow;
+    "C81" "stow" "one that was read back can be written again" machine::stow_again;
+    "C82" "stow" "one that lies on disk is found there from its record alone, and left there" machine::found_on_disk;
+    "C83" "stow" "one that lies on disk can be killed, and leaves nothing" machine::kill_on_disk;
+    "C84" "stow" "writing that is given up leaves it running, or on disk" machine::stow_given_up;
+    "C85" "machine" "two made from one go on where it was kept, each somebody else, and so does it" machine::fork;
+    "C86" "machine" "nothing of the user runs in one before it is somebody else" machine::nothing_runs_before;
+    "C87" "machine" "what was damaged is refused, and the file is named" machine::damaged;
 };
 
 /// Runs every case against a driver.
@@ -154,7 +174,7 @@ pub async fn run(driver: Arc<dyn Driver>, profile: HostProfile) -> Report {
     let mut bed = Bed::new(driver, profile);
     let mut results = Vec::with_capacity(CASES.len());
     for case in CASES {
-        let outcome = run_case(case, &bed).await;
+        let outcome = patiently(bed.profile.slow, run_case(case, &bed)).await;
         tracing::info!(case = case.id, ?outcome, "conformance");
         results.push(CaseResult { id: case.id, group: case.group, title: case.title, outcome });
         bed = bed.next();
@@ -163,11 +183,12 @@ pub async fn run(driver: Arc<dyn Driver>, profile: HostProfile) -> Report {
 }
 
 async fn run_case(case: &Case, bed: &Bed) -> Outcome {
+    let limit = whole_case(bed.profile.slow);
     let guarded = std::panic::AssertUnwindSafe((case.run)(bed)).catch_unwind();
-    let verdict = match tokio::time::timeout(CASE_WITHIN, guarded).await {
+    let verdict = match tokio::time::timeout(limit, guarded).await {
         Ok(Ok(verdict)) => verdict,
         Ok(Err(_)) => Err(Fault::Failed("the case panicked".to_owned())),
-        Err(_) => Err(Fault::Failed(format!("not done within {} s", CASE_WITHIN.as_secs()))),
+        Err(_) => Err(Fault::Failed(format!("not done within {} s", limit.as_secs()))),
     };
     let cleaned = bed.clear().await;
     match (verdict, cleaned) {
@@ -196,6 +217,8 @@ mod tests {
             shell: Some(vec!["sh".to_owned(), "-c".to_owned()]),
             full_shell: false,
             listener: Some(vec!["listen".to_owned()]),
+            slow: false,
+            counted: Counted::Processes,
             refused: vec![(
                 "network".to_owned(),
                 SandboxSpec { network: NetworkSpec::new(NetworkMode::Host), ..spec("", &[]) },
@@ -227,6 +250,30 @@ mod tests {
         assert_eq!(report.failures(), Vec::<String>::new());
         let pause = report.results.iter().find(|result| result.id == "C46").unwrap();
         assert!(matches!(pause.outcome, Outcome::NotSupported(_)), "{pause:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn machines_are_judged_on_the_fake_driver_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let report = run(FakeWorld::new(FakeConfig::default()).driver(), profile(dir.path())).await;
+        let outcome = |id: &str| &report.results.iter().find(|result| result.id == id).unwrap().outcome;
+        for id in ["C80", "C81", "C82", "C83", "C84", "C85", "C87"] {
+            assert_eq!(outcome(id), &Outcome::Passed, "{id}");
+        }
+        let none = FakeConfig { stower: false, snapshotter: false, ..FakeConfig::default() };
+        let report = run(FakeWorld::new(none).driver(), profile(dir.path())).await;
+        assert_eq!(report.failures(), Vec::<String>::new());
+        let unsupported =
+            |result: &&CaseResult| result.id >= "C80" && matches!(result.outcome, Outcome::NotSupported(_));
+        let ids: Vec<&str> = report.results.iter().filter(unsupported).map(|result| result.id).collect();
+        assert_eq!(ids, ["C80", "C81", "C82", "C83", "C84", "C85", "C86", "C87"]);
+        let twins = FakeConfig { same_identity: true, ..FakeConfig::default() };
+        let report = run(FakeWorld::new(twins).driver(), profile(dir.path())).await;
+        let failures = report.failures();
+        assert!(
+            matches!(&failures[..], [only] if only.starts_with("C85") && only.contains("the same")),
+            "{failures:?}"
+        );
     }
 
     /// The suite accuses: a driver that breaks its promises does not pass.

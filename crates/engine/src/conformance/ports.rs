@@ -5,7 +5,8 @@ use moat_model::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::bed::{Bed, SOON, Sandbox, plain};
+use super::bed::{Bed, Sandbox, plain};
+use super::patience::soon;
 use super::{Fault, Verdict, ensure, ensure_kind};
 use crate::guest::{AttachOutput, Channel};
 
@@ -22,7 +23,7 @@ async fn listening(bed: &Bed) -> Result<(Sandbox, u16), Fault> {
     let mut follower = sandbox.guest.attach(pid, Offsets::default()).await?;
     let mut line = Vec::new();
     while !line.ends_with(b"\n") {
-        match timeout(SOON, follower.output.recv()).await {
+        match timeout(soon(), follower.output.recv()).await {
             Ok(Some(AttachOutput::Data(chunk))) if chunk.stream == StreamName::Stdout => {
                 line.extend_from_slice(&chunk.bytes);
             }
@@ -35,9 +36,9 @@ async fn listening(bed: &Bed) -> Result<(Sandbox, u16), Fault> {
 }
 
 async fn within<T>(doing: &str, work: impl Future<Output = std::io::Result<T>>) -> Result<T, Fault> {
-    match timeout(SOON, work).await {
+    match timeout(soon(), work).await {
         Ok(result) => result.map_err(|error| Fault::Failed(format!("{doing}: {error}"))),
-        Err(_) => Err(Fault::Failed(format!("{doing}: not within {} s", SOON.as_secs()))),
+        Err(_) => Err(Fault::Failed(format!("{doing}: not within {} s", soon().as_secs()))),
     }
 }
 

@@ -235,7 +235,11 @@ async fn e16_it_ends_from_every_step_of_a_pause_to_disk() {
             let cause = match how {
                 "kill" => b.engine.kill(&id(1)).await.unwrap().cause,
                 "stop" => {
-                    b.engine.stop(&id(1), Some(StopSpec { grace: secs(60), ..StopSpec::default() })).await.unwrap().cause
+                    b.engine
+                        .stop(&id(1), Some(StopSpec { grace: secs(60), ..StopSpec::default() }))
+                        .await
+                        .unwrap()
+                        .cause
                 }
                 _ => None,
             };

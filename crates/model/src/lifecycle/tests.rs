@@ -491,11 +491,7 @@ impl World {
             Effect::Stow => Fact::Stowed,
             Effect::Unstow if bad => Fact::UnstowFailed(oops()),
             Effect::Unstow => Fact::Unstowed,
-            Effect::AbandonStow if bad => return,
-            Effect::AbandonStow => {
-                self.pending.retain(|effect| *effect != Effect::Stow);
-                return;
-            }
+            Effect::AbandonStow => return self.pending.retain(|effect| bad || *effect != Effect::Stow),
             Effect::Capture { .. } if bad => Fact::CaptureFailed(oops()),
             Effect::Capture { .. } => Fact::Captured,
             Effect::AbandonCapture => {
