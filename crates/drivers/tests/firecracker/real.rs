@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moat_drivers::firecracker::{FirecrackerConfig, FirecrackerDriver};
 use moat_drivers::linux::agent_binary::AgentBinary;
-use moat_engine::conformance::{HostProfile, run};
+use moat_engine::conformance::{Counted, HostProfile, run};
 use moat_engine::driver::{Driver as _, Need};
 use moat_model::spec::{Resources, RootSpec};
 use moat_model::{Isolation, SandboxSpec};
@@ -51,6 +51,8 @@ async fn conformance() {
         shell: None,
         full_shell: false,
         listener: None,
+        slow: false,
+        counted: Counted::Monitor,
         refused: refused.into_iter().map(|(field, spec)| (field.to_owned(), spec)).collect(),
     };
     let report = run(driver.clone(), profile).await;
