@@ -130,7 +130,11 @@ fn over_layers(disks: &[PathBuf]) -> Result<Assembled, Failure> {
     let bare = own.directory(Path::new("root"), mode(0o755)).map_err(failed)?;
     if lower.is_empty() {
         let changes = changes_of(&bare)?;
-        return apart(Assembled { root: Tree::new(bare, OURS), own, changes: Some(changes) });
+        // A mount of its own: only such a one can be moved over the initramfs.
+        let root = mount::bind(bare.as_fd(), Path::new(""), Reach::One, MountAttrFlags::MOUNT_ATTR_NODEV)
+            .and_then(|root| mount::attach(&root, bare.as_fd()).map(|()| root))
+            .map_err(failed)?;
+        return apart(Assembled { root: Tree::new(root, OURS), own, changes: Some(changes) });
     }
     let mut copies = Vec::with_capacity(lower.len());
     let mut places = Vec::with_capacity(lower.len());

@@ -91,7 +91,7 @@ impl QemuDriver {
     pub(super) async fn unstow_undone(&self, machine: &Machine, vmm: Option<&Vmm>) -> Result<bool> {
         let written_down = Vmm::read(&machine.run_dir)?;
         let stamp = vmm.or(written_down.as_ref()).and_then(|vmm| vmm.unstowing);
-        self.end(machine).await?;
+        self.end_monitor(machine).await?;
         let untouched = match stamp {
             Some(stamp) => DiskStamp::of(&machine.disk())? == stamp,
             None => true,
@@ -228,7 +228,7 @@ impl Stower for QemuDriver {
             Manifest::complete(&dir, makeup, &[STATE]).await?;
             disk::forget_pages(&[dir.join(STATE), machine.disk()]);
         }
-        self.end(&machine).await
+        self.end_monitor(&machine).await
     }
 
     async fn unstow(&self, record: &Record) -> Result<Arc<dyn Guest>> {

@@ -205,6 +205,19 @@ impl QemuDriver {
         Vmm::end(&machine.run_dir).await
     }
 
+    /// Ends its monitor and leaves its cgroup as it is, for another one. Where a cgroup is killed as a whole, some kernels (6.18
+    /// is one) kill every process that is born into it later.
+    pub(super) async fn end_monitor(&self, machine: &Machine) -> Result<()> {
+        self.connections.forget(&machine.run_dir);
+        Vmm::end(&machine.run_dir).await?;
+        if self.hierarchy().usage(&machine.cgroup)?.pids > 0 {
+            // One that a daemon started and died before it wrote that down. Limits set later are lost with the group.
+            self.hierarchy().remove(&machine.cgroup).await?;
+            self.hierarchy().create(&machine.cgroup, &self.limits(&machine.resources))?;
+        }
+        Ok(())
+    }
+
     fn gone(machine: &Machine) -> Recovered {
         Recovered::Gone { detail: format!("the machine's monitor has ended{}", said(&machine.log())) }
     }

@@ -8,7 +8,7 @@ use moat_agent::protocol::machine::GuestSetup;
 use moat_engine::driver::{Place, Record};
 use moat_engine::error::{Error, Result};
 use moat_engine::fabric::NetworkPlace;
-use moat_model::spec::{Artifact, Forward, RootLayer, RootSpec};
+use moat_model::spec::{Artifact, Forward, Resources, RootLayer, RootSpec};
 use moat_model::{ErrorKind, SandboxId, SandboxSpec, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,8 @@ pub struct Machine {
     pub disk_bytes: u64,
     /// Read-only layers of its root, the lowest first.
     pub layers: Vec<RootLayer>,
+    /// Limits asked for, should its cgroup have to be made anew.
+    pub resources: Resources,
     /// Its link, if it has one.
     pub network: Option<NetworkPlace>,
     /// What its agent is told; the moment in it is that of its creation and is renewed when it is sent.
@@ -70,6 +72,7 @@ impl Machine {
             vcpus: defaults.vcpus(&spec.resources),
             disk_bytes: defaults.disk(&spec.resources),
             layers: layers(&spec.root),
+            resources: spec.resources.clone(),
             network: place.network.clone(),
             setup: guest_setup(place, spec, defaults)?,
             artifact: spec.artifact.clone(),
@@ -126,22 +129,14 @@ impl Machine {
 
     /// Notes it before the agent is told, and takes the note away after it was renewed.
     pub fn set_quiesced(&self, quiesced: bool) -> Result<()> {
-        mark(&self.quiesced_mark(), quiesced)
-    }
-
-    /// There until a machine that goes on as this one has proved that it is this one.
-    fn unnamed_mark(&self) -> PathBuf {
-        self.run_dir.join("unnamed")
-    }
-
-    /// Whether the machine may still think that it is another.
-    pub fn is_unnamed(&self) -> bool {
-        self.unnamed_mark().exists()
-    }
-
-    /// Notes it before the machine goes on, and takes the note away after it has proved who it is.
-    pub fn set_unnamed(&self, unnamed: bool) -> Result<()> {
-        mark(&self.unnamed_mark(), unnamed)
+        let path = self.quiesced_mark();
+        let done = if quiesced { std::fs::write(&path, "") } else { std::fs::remove_file(&path) };
+        match done {
+            Err(e) if quiesced || e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::caused_by(ErrorKind::Internal, format!("note in {}", path.display()), e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// As a record of a driver.
@@ -160,16 +155,6 @@ impl Machine {
         }
         serde_json::from_value(record.data.clone())
             .map_err(|e| Error::caused_by(ErrorKind::Internal, "read the machine's record", e))
-    }
-}
-
-fn mark(path: &std::path::Path, there: bool) -> Result<()> {
-    let done = if there { std::fs::write(path, "") } else { std::fs::remove_file(path) };
-    match done {
-        Err(e) if there || e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::caused_by(ErrorKind::Internal, format!("note in {}", path.display()), e))
-        }
-        _ => Ok(()),
     }
 }
 

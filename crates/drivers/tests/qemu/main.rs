@@ -1,0 +1,12 @@
+//! The qemu driver against real guests. Machines take turns: an emulated one needs a processor for itself while it starts.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod bed;
+
+mod conformance;
+mod hostile;
+mod jail;
+mod keep;
+mod life;
+mod refusals;
