@@ -3,6 +3,7 @@
 //! - [`container`]: namespaces, own user range, seccomp, capabilities, cgroups.
 //! - [`process`]: no sandbox; refused unless the operator enabled it.
 //! - [`qemu`]: virtual machines under QEMU.
+//! - [`firecracker`]: machines of Firecracker, under its jailer.
 //! - [`vm`]: what drivers of virtual machines share.
 //! - [`linux`]: what drivers share: the agent's program file, starting it, its identity, its socket, cgroups,
 //!   capabilities, the system call filter.
@@ -15,6 +16,7 @@ compile_error!("moat runs on Linux");
 
 pub mod container;
 mod fields;
+pub mod firecracker;
 pub mod linux;
 pub mod process;
 pub mod qemu;

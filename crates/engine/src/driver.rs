@@ -112,14 +112,15 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 /// What lies on disk is in the sandbox's own directories, named by `plan`; its record stays as it is. `kill` and `release`
 /// work on a stowed sandbox too, [`Freezer::thaw`] leaves it where it is and succeeds, and `recover` says
 /// [`Recovered::Stowed`]. Both calls may be dropped in the middle: after `stow` comes `thaw` or `kill`, after `unstow` comes
-/// `kill`. The agent's connection ends when the memory is given back; nobody takes that for a loss.
+/// `recover` or `kill`. The agent's connection ends when the memory is given back; nobody takes that for a loss.
 #[async_trait]
 pub trait Stower: Send + Sync {
     /// Writes a frozen sandbox to disk, synced, and then ends what ran it: its memory goes back to the host. If this fails,
     /// it is frozen still. Idempotent.
     async fn stow(&self, record: &Record) -> Result<()>;
     /// Brings it back. Its clock is right and its randomness fresh before anything of the user runs; it has the same identity.
-    /// If this fails, it is stowed still: what lies on disk is removed no earlier than it runs.
+    /// If this fails, it is stowed still: what lies on disk is removed no earlier than it runs. Where that cannot be,
+    /// because it ran already, `recover`, which is asked next, says that it is gone.
     async fn unstow(&self, record: &Record) -> Result<Arc<dyn Guest>>;
 }
 

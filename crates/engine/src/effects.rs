@@ -247,8 +247,19 @@ async fn unstow(context: &Context, limits: Deadlines) -> Outcome {
     };
     match bounded(limits.capture, "read from disk", unstow).await {
         Ok(guest) => Outcome::Unstowed(guest),
-        Err(error) => Outcome::Failed(Fact::UnstowFailed(error.chain()), error.kind),
+        Err(error) => not_unstowed(context, limits, &error).await,
     }
+}
+
+/// What an unstow that failed, or was not answered, has left: only the driver can tell.
+async fn not_unstowed(context: &Context, limits: Deadlines, error: &Error) -> Outcome {
+    let look = async { context.driver.recover(context.driver_record()?).await };
+    let fact = match bounded(limits.recover, "look for it on disk", look).await {
+        Ok(Recovered::Alive(guest)) => return Outcome::Unstowed(guest),
+        Ok(Recovered::Gone { detail }) => Fact::UnstowLost(format!("{}; {detail}", error.chain())),
+        Ok(Recovered::Stowed) | Err(_) => Fact::UnstowFailed(error.chain()),
+    };
+    Outcome::Failed(fact, error.kind)
 }
 
 async fn capture(context: &Context, kind: CaptureKind, into: &Path, limits: Deadlines) -> Outcome {

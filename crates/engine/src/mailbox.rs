@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use moat_model::lifecycle::{CaptureKind, Request, SandboxView, State, Step};
+use moat_model::lifecycle::{CaptureKind, Deadlines, Request, SandboxView, State, Step};
 use moat_model::network::NetworkSpec;
 use moat_model::spec::{ClaimSpec, StopSpec};
 use moat_model::{ErrorKind, SandboxId, SandboxSpec};
@@ -177,6 +177,8 @@ pub struct Handle {
     id: SandboxId,
     /// How it is asked to stop if nobody says otherwise.
     pub stop_spec: StopSpec,
+    /// Bounds of its waits.
+    pub deadlines: Deadlines,
     kill: mpsc::Sender<Ask>,
     delete: mpsc::Sender<Ask>,
     stop: mpsc::Sender<Ask>,
@@ -191,7 +193,16 @@ pub fn mailbox(state: &State, signals: Signals) -> (Handle, Inbox) {
     let (delete, deletes) = mpsc::channel(ENDS_MAX);
     let (stop, stops) = mpsc::channel(ENDS_MAX);
     let (other, others) = mpsc::channel(OTHERS_MAX);
-    let handle = Handle { id: state.id.clone(), stop_spec: state.stop_spec(), kill, delete, stop, other, signals };
+    let handle = Handle {
+        id: state.id.clone(),
+        stop_spec: state.stop_spec(),
+        deadlines: state.deadlines,
+        kill,
+        delete,
+        stop,
+        other,
+        signals,
+    };
     (handle, Inbox { kill: kills, delete: deletes, stop: stops, other: others })
 }
 

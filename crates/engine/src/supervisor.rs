@@ -185,7 +185,7 @@ impl Engine {
         let driver = self.inner.drivers.pick(&spec)?;
         self.validate_with(driver.as_ref(), &spec)?;
         let handle = self.begin(id, spec, driver)?;
-        let limits = self.inner.config.deadlines;
+        let limits = handle.deadlines;
         let deadline = Instant::now() + limits.create + limits.agent + limits.main + limits.effect;
         let decided = |view: &SandboxView| {
             view.started_at.is_some()
@@ -236,17 +236,20 @@ impl Engine {
     /// Pauses it; resolves when nothing in it is scheduled any more, and, for a pause to disk, its memory was given back. One
     /// that cannot be written to disk stays paused in memory, and that is an error. One that is paused deeper stays there.
     pub async fn pause(&self, id: &SandboxId, to: PauseTo) -> Result<SandboxView> {
-        self.handle(id)?.freeze(Request::Pause(to), self.pause_within(Some(to))).await
+        let handle = self.handle(id)?;
+        handle.freeze(Request::Pause(to), pause_within(Some(to), &handle.deadlines)).await
     }
 
     /// Lets it go on, in memory or on disk as it was, with what was left of its life span. Paused for a time limit, it gets its spec's span again.
     pub async fn resume(&self, id: &SandboxId) -> Result<SandboxView> {
-        self.handle(id)?.freeze(Request::Resume { timeout: None }, self.pause_within(None)).await
+        let handle = self.handle(id)?;
+        handle.freeze(Request::Resume { timeout: None }, pause_within(None, &handle.deadlines)).await
     }
 
     /// Lets it go on with this life span. One that runs already gets it too, if that is no shorter than what it has.
     pub async fn resume_for(&self, id: &SandboxId, timeout: Duration) -> Result<SandboxView> {
-        self.handle(id)?.freeze(Request::Resume { timeout: Some(timeout) }, self.pause_within(None)).await
+        let handle = self.handle(id)?;
+        handle.freeze(Request::Resume { timeout: Some(timeout) }, pause_within(None, &handle.deadlines)).await
     }
 
     /// Gives it a life span from now: `span`, or its spec's. Never less than it has, unless `shorten` says so. A sandbox
@@ -258,14 +261,16 @@ impl Engine {
     /// Makes a member of a pool somebody's; returns when its new limits and its network are in force. Of two claims one wins, the other
     /// is a `Conflict`. After any other failure the member was either untouched or is being ended.
     pub async fn claim(&self, id: &SandboxId, claim: ClaimSpec) -> Result<SandboxView> {
-        self.handle(id)?.claim(Box::new(claim), rewire_within(self.inner.config.deadlines.effect)).await
+        let handle = self.handle(id)?;
+        handle.claim(Box::new(claim), rewire_within(&handle.deadlines)).await
     }
 
     /// Gives one that runs or is paused another network; returns when that is in force. Its address stays, and so does
     /// whether it has a network at all. After an error the one before holds, as [`Engine::spec`] says, unless the sandbox
     /// is being ended.
     pub async fn rewire(&self, id: &SandboxId, wanted: NetworkSpec) -> Result<SandboxView> {
-        self.handle(id)?.rewire(Box::new(wanted), rewire_within(self.inner.config.deadlines.effect)).await
+        let handle = self.handle(id)?;
+        handle.rewire(Box::new(wanted), rewire_within(&handle.deadlines)).await
     }
 
     /// Keeps what was changed in its file system in the new file `into`, while it stands still. Ending it meanwhile gives
@@ -283,7 +288,7 @@ impl Engine {
     /// Ends it, from whatever phase, and forgets its record; resolves when it is forgotten.
     pub async fn delete(&self, id: &SandboxId) -> Result<()> {
         let handle = self.handle(id)?;
-        self.delete_within(&handle, self.down_within(Duration::ZERO)).await
+        self.delete_within(&handle, down_within(&handle, Duration::ZERO)).await
     }
 
     /// Runs another process in it, its defaults filled in. Counts as use.
@@ -358,13 +363,8 @@ impl Engine {
     // --- beneath -----------------------------------------------------------------------------------------------------
 
     async fn keep(&self, id: &SandboxId, kind: CaptureKind, into: PathBuf) -> Result<Captured> {
-        let limits = self.inner.config.deadlines;
-        self.handle(id)?.capture(kind, into, capture_within(limits.effect, limits.capture)).await
-    }
-
-    fn pause_within(&self, to: Option<PauseTo>) -> Duration {
-        let limits = self.inner.config.deadlines;
-        pause_within(to, limits.effect, limits.capture)
+        let handle = self.handle(id)?;
+        handle.capture(kind, into, capture_within(&handle.deadlines)).await
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Handle>> {
@@ -443,7 +443,10 @@ impl Engine {
         resources.extend(planned.into_iter().filter(|resource| !is_engines(resource)));
 
         let at = shared.clock.now();
-        let mut state = State::accepted(id, spec, description.name, description.isolation, config.deadlines, at);
+        let isolation = description.isolation;
+        let limits = config.deadlines;
+        let limits = if isolation == Isolation::Microvm { limits.of_a_machine() } else { limits };
+        let mut state = State::accepted(id, spec, description.name, isolation, limits, at);
         state.accelerator = description.accelerator.map(str::to_owned);
         let record = SandboxRecord { version: RECORD_VERSION, state, place, driver_record: None };
         let handle = self.spawn(record, driver, Fact::Planned(resources), &mut table);
@@ -521,14 +524,8 @@ impl Engine {
         });
     }
 
-    /// The longest a way down takes if nothing has to be tried twice.
-    fn down_within(&self, grace: Duration) -> Duration {
-        let limits = self.inner.config.deadlines;
-        grace + limits.recover + limits.kill + limits.drain + limits.shutdown + limits.effect * 4
-    }
-
     async fn ended(&self, handle: &Handle, grace: Duration) -> Result<SandboxView> {
-        let deadline = Instant::now() + self.down_within(grace);
+        let deadline = Instant::now() + down_within(handle, grace);
         let view = handle.wait_for(deadline, |view| view.phase.is_terminal()).await;
         view.ok_or_else(|| still_ending(handle))
     }
@@ -600,6 +597,12 @@ fn not_created(handle: &Handle) -> Error {
             Error::new(failure.unwrap_or(ErrorKind::Deadline), what)
         }
     }
+}
+
+/// The longest a way down takes if nothing has to be tried twice.
+fn down_within(handle: &Handle, grace: Duration) -> Duration {
+    let limits = handle.deadlines;
+    grace + limits.recover + limits.kill + limits.drain + limits.shutdown + limits.effect * 4
 }
 
 fn still_ending(handle: &Handle) -> Error {

@@ -31,6 +31,26 @@ pub fn static_bin(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The same without what debuggers read, which is nine tenths of it: for programs that travel into virtual machines. Where
+/// `strip` is missing, the whole one.
+pub fn small_bin(name: &str) -> anyhow::Result<PathBuf> {
+    let whole = static_bin(name)?;
+    let small = whole.with_file_name(format!("{name}-small"));
+    let modified = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+    if modified(&small).is_some_and(|of_small| Some(of_small) > modified(&whole)) {
+        return Ok(small);
+    }
+    // Under a name of its own first: another test may be looking.
+    let made = whole.with_file_name(format!("{name}-small-{}", std::process::id()));
+    match Command::new("strip").arg("-o").arg(&made).arg(&whole).output() {
+        Ok(output) if output.status.success() => {
+            std::fs::rename(&made, &small).with_context(|| format!("put {} in place", small.display()))?;
+            Ok(small)
+        }
+        _ => Ok(whole),
+    }
+}
+
 /// `target/<tuple>/<profile>`: two levels above the running test, one above a benchmark or example.
 fn profile_dir() -> anyhow::Result<PathBuf> {
     let exe = std::env::current_exe().context("find the running test")?;

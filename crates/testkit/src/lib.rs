@@ -15,7 +15,7 @@ mod tools;
 mod wait;
 pub mod web;
 
-pub use binary::static_bin;
+pub use binary::{small_bin, static_bin};
 pub use exclusive::{HostLock, exclusive, shared};
 pub use leak::LeakAudit;
 pub use machines::{Machines, machines};

@@ -49,8 +49,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("echo-service", &[]),
 ];
 
-/// What the tests of any crate may use besides: the test kit, the conformance suite and the model.
-const TESTS_MAY_USE: [&str; 4] = ["moat-testkit", "moat-engine", "moat-model", "moat-api"];
+/// What the tests of any crate may use besides: the test kit, the conformance suite, the model, and what a machine is made of.
+const TESTS_MAY_USE: [&str; 6] = ["moat-testkit", "moat-engine", "moat-model", "moat-api", "moat-guest", "moat-image"];
 
 /// Crates that must stay free of others, directly: who and why not what.
 const PURITY: [(&str, &[&str]); 3] = [

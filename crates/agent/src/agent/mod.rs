@@ -56,6 +56,8 @@ use crate::machine::Machine;
 const SCRATCH_LEN: usize = 64 << 10;
 /// For the answer to a shutdown to leave; the daemon closes as soon as it has it.
 const FAREWELL: Duration = Duration::from_millis(200);
+/// The same where the processor may be an emulated one.
+const MACHINE_FAREWELL: Duration = Duration::from_secs(3);
 
 /// How the current session opens streams to the daemon.
 type Opens = Rc<RefCell<Option<mpsc::Sender<OpenReply>>>>;
@@ -233,14 +235,23 @@ impl Agent {
 async fn work(station: &Rc<Station>, channel: Channel) -> Result<(), Failure> {
     let newest = Newest::default();
     let mut session = None;
+    let mut listening = std::pin::pin!(channel.listen(&newest));
     tokio::select! {
         ended = station.live() => return ended,
-        failure = channel.listen(&newest) => return Err(failure),
+        failure = &mut listening => return Err(failure),
         () = accept(station, &newest, &mut session) => {}
         () = station.quit.notified() => {}
     }
     if let Some(session) = session {
-        let _ = timeout(FAREWELL, session).await;
+        let farewell = if station.machine.is_some() { MACHINE_FAREWELL } else { FAREWELL };
+        let last_words = async {
+            tokio::select! {
+                _ = session => {}
+                // A port passes on what the session says.
+                _ = &mut listening => {}
+            }
+        };
+        let _ = timeout(farewell, last_words).await;
     }
     Ok(())
 }

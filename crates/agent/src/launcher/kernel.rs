@@ -14,6 +14,14 @@ pub fn own_mounts() -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?)
 }
 
+/// Gives this process host name and System V objects of its own, and a network with nothing in it if asked.
+pub fn own_namespaces(network: bool) -> io::Result<()> {
+    use rustix::thread::UnshareFlags;
+    let flags = if network { UnshareFlags::NEWNET } else { UnshareFlags::empty() };
+    // SAFETY: only file descriptor sharing makes unsharing unsafe, and that is not asked for.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS) }?)
+}
+
 /// Makes the cgroups this process is in the roots of what it sees.
 pub fn own_cgroup_root() -> io::Result<()> {
     // SAFETY: only file descriptor sharing makes unsharing unsafe, and that is not asked for.

@@ -41,6 +41,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidf
 
 use clone::Side;
 use kernel::Kept;
+pub use kernel::own_namespaces;
+pub use network::join as join_network;
 
 /// Ids inside and outside map one to one from the base on.
 const ID_COUNT: u32 = 65_536;

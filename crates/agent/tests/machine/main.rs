@@ -141,7 +141,7 @@ async fn has_no_more_processes_than_it_may(guest: &AgentGuest) {
 /// A transfer that the line breaks under is cut and never short; the next connection has everything again.
 async fn carries_files_over_a_new_connection(vm: &Vm, guest: std::sync::Arc<AgentGuest>) -> std::sync::Arc<AgentGuest> {
     // Every byte there is, the line's own among them.
-    let piece: Vec<u8> = (0..48 << 10).map(|n: u32| (n % 251 ^ n >> 8) as u8).collect();
+    let piece: Vec<u8> = (0..48 << 10).map(|n: u32| ((n % 251) ^ (n >> 8)) as u8).collect();
     let pieces = 100;
     let write = Transfer::Write { path: "/root/large".to_owned(), mode: None };
     let mut sink = guest.push(None, &write).await.unwrap();
@@ -152,14 +152,14 @@ async fn carries_files_over_a_new_connection(vm: &Vm, guest: std::sync::Arc<Agen
     let read = Transfer::Read { path: "/root/large".to_owned(), offset: 0, length: None };
     let mut first = guest.pull(None, &read).await.unwrap();
     assert!(timeout(DEADLINE, first.recv()).await.unwrap().unwrap().is_ok());
-    // Another daemon.
+    // This daemon dies, and another comes: a port has one at a time.
+    drop(guest);
     let next = vm.connect().await;
     let mut cut = false;
     while let Some(got) = timeout(DEADLINE, first.recv()).await.unwrap() {
         cut |= got.is_err();
     }
     assert!(cut, "what was cut says so");
-    drop(guest);
     let mut again = next.pull(None, &read).await.unwrap();
     let mut whole = Vec::new();
     while let Some(got) = timeout(DEADLINE, again.recv()).await.unwrap() {
@@ -271,7 +271,8 @@ fn a_machine_with_a_root_of_its_own_runs_out_of_memory_and_is_switched_off() {
         assert_eq!(guest.changes().await.map(drop).unwrap_err().kind, ErrorKind::Unsupported);
         let renewed = guest.renew(&Renewal { moment: moment(now()), identity: None }).await.unwrap();
         assert_eq!(renewed.link, None);
-        guest.start_main(&sh("x=; while :; do x=$x$x; [ -n \"$x\" ] || x=0123456789abcdef; done")).await.unwrap();
+        let greedy = "exec busybox awk 'BEGIN { while (1) a[i++] = sprintf(\"%65536s\", \"\") }'";
+        guest.start_main(&sh(greedy)).await.unwrap();
         let exit = timeout(DEADLINE, guest.wait_main()).await.unwrap().unwrap();
         assert!(exit.oom_killed && exit.signal == Some(9), "{exit:?}");
         guest.shutdown().await.unwrap();

@@ -29,23 +29,29 @@ impl BootImage {
     pub fn prepare(guest_dir: &Path, binary: &AgentBinary, dir: &Path) -> Result<Self> {
         let guest = Guest::open(guest_dir)
             .map_err(|e| Error::caused_by(ErrorKind::NotFound, format!("guest: {}", guest_dir.display()), e))?;
-        let failed = |doing: &str, path: &Path| {
-            let doing = format!("guest: {doing} {}", path.display());
-            move |e: std::io::Error| Error::caused_by(ErrorKind::Internal, doing, e)
-        };
         let modules = fs::read(guest.modules()).map_err(failed("read", &guest.modules()))?;
-        let agent = fs::read(binary.path()).map_err(failed("read", Path::new("the agent")))?;
-        let mut initramfs = modules;
-        initramfs.extend_from_slice(&agent_cpio(&agent));
-        let initramfs_sha256 = hex(&Sha256::digest(&initramfs));
-        make_private_dir(dir)?;
-        let path = dir.join(format!("initramfs-{}.cpio", initramfs_sha256.get(..16).unwrap_or_default()));
-        if fs::read(&path).ok().as_ref() != Some(&initramfs) {
-            let temporary = dir.join(format!("initramfs-{}.part", std::process::id()));
-            fs::write(&temporary, &initramfs).map_err(failed("write", &temporary))?;
-            fs::set_permissions(&temporary, fs::Permissions::from_mode(0o444)).map_err(failed("write", &temporary))?;
-            fs::rename(&temporary, &path).map_err(failed("write", &path))?;
-        }
-        Ok(Self { guest, initramfs: path, initramfs_sha256 })
+        let (initramfs, initramfs_sha256) = with_agent(modules, binary, dir)?;
+        Ok(Self { guest, initramfs, initramfs_sha256 })
     }
+}
+
+/// Writes an initramfs of these modules, or none, and the agent into `dir`. Returns where it is, and its SHA-256.
+pub fn with_agent(modules: Vec<u8>, binary: &AgentBinary, dir: &Path) -> Result<(PathBuf, String)> {
+    let agent = fs::read(binary.path()).map_err(failed("read", Path::new("the agent")))?;
+    let mut initramfs = modules;
+    initramfs.extend_from_slice(&agent_cpio(&agent));
+    let sha256 = hex(&Sha256::digest(&initramfs));
+    make_private_dir(dir)?;
+    let path = dir.join(format!("initramfs-{}.cpio", sha256.get(..16).unwrap_or_default()));
+    if fs::read(&path).ok().as_ref() != Some(&initramfs) {
+        let temporary = dir.join(format!("initramfs-{}.part", std::process::id()));
+        fs::write(&temporary, &initramfs).map_err(failed("write", &temporary))?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o444)).map_err(failed("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(failed("write", &path))?;
+    }
+    Ok((path, sha256))
+}
+
+fn failed<'a>(doing: &'a str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |e| Error::caused_by(ErrorKind::Internal, format!("guest: {doing} {}", path.display()), e)
 }

@@ -130,7 +130,7 @@ fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The next stretch that is no hole.
-pub(super) fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
+pub(crate) fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
     if at >= length {
         return Ok(None);
     }

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
+use super::foreign;
 use super::process::{Vmm, last_line};
 use crate::linux::readiness;
 
@@ -27,8 +28,13 @@ const ANSWER_LEN_MAX: usize = 32;
 pub enum AgentChannel {
     /// A virtio-serial port: one stream of bytes that knows no connections.
     Line(PathBuf),
-    /// A vsock device, as Firecracker shows it on the host.
-    Vsock(PathBuf),
+    /// A vsock device, as Firecracker shows it on the host: a socket in a directory that is the monitor's.
+    Vsock {
+        /// The directory.
+        dir: PathBuf,
+        /// The socket's name.
+        name: &'static str,
+    },
 }
 
 /// How to reach the agent of a machine for as long as its monitor lives.
@@ -66,8 +72,8 @@ impl Endpoint for MachineEndpoint {
                 let socket = UnixStream::connect(path).await?;
                 Ok(Box::new(line::connect(socket, nonce()?).await?))
             }
-            AgentChannel::Vsock(path) => {
-                let mut socket = UnixStream::connect(path).await?;
+            AgentChannel::Vsock { dir, name } => {
+                let mut socket = foreign::connect(dir, name).await?;
                 vsock_connect(&mut socket, AGENT_VSOCK_PORT).await?;
                 Ok(Box::new(socket))
             }

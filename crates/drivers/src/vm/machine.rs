@@ -129,14 +129,22 @@ impl Machine {
 
     /// Notes it before the agent is told, and takes the note away after it was renewed.
     pub fn set_quiesced(&self, quiesced: bool) -> Result<()> {
-        let path = self.quiesced_mark();
-        let done = if quiesced { std::fs::write(&path, "") } else { std::fs::remove_file(&path) };
-        match done {
-            Err(e) if quiesced || e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::caused_by(ErrorKind::Internal, format!("note in {}", path.display()), e))
-            }
-            _ => Ok(()),
-        }
+        mark(&self.quiesced_mark(), quiesced)
+    }
+
+    /// There until a machine that goes on as this one has proved that it is this one.
+    fn unnamed_mark(&self) -> PathBuf {
+        self.run_dir.join("unnamed")
+    }
+
+    /// Whether the machine may still think that it is another.
+    pub fn is_unnamed(&self) -> bool {
+        self.unnamed_mark().exists()
+    }
+
+    /// Notes it before the machine goes on, and takes the note away after it has proved who it is.
+    pub fn set_unnamed(&self, unnamed: bool) -> Result<()> {
+        mark(&self.unnamed_mark(), unnamed)
     }
 
     /// As a record of a driver.
@@ -155,6 +163,16 @@ impl Machine {
         }
         serde_json::from_value(record.data.clone())
             .map_err(|e| Error::caused_by(ErrorKind::Internal, "read the machine's record", e))
+    }
+}
+
+fn mark(path: &std::path::Path, there: bool) -> Result<()> {
+    let done = if there { std::fs::write(path, "") } else { std::fs::remove_file(path) };
+    match done {
+        Err(e) if there || e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::caused_by(ErrorKind::Internal, format!("note in {}", path.display()), e))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`machine`]: what a record of either driver holds; [`setup`]: what the agent in it is told.
 //! - [`boot`]: the kernel and the initramfs with the agent in it; [`disk`]: the file a machine writes to.
 //! - [`process`]: which process the monitor is; [`endpoint`]: how the agent is reached, and how its end is noticed.
+//! - [`foreign`]: opening what is in a directory that belongs to a monitor.
 //! - [`bring_up`]: from a monitor that runs to a guest that may be handed out; [`connections`]: guests handed out before.
 //! - [`snapshot`]: what a machine that was kept needs, and what of it this host does not have.
 //! - [`layer`]: what a machine says changed in its root, as a layer.
@@ -17,6 +18,7 @@ pub mod config;
 pub mod connections;
 pub mod disk;
 pub mod endpoint;
+pub mod foreign;
 pub mod layer;
 pub mod machine;
 pub mod process;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moat_model::ErrorKind;
 use moat_model::lifecycle::{
-    Admission, CaptureKind, Fact, PauseTo, Phase, Reason, Request, SandboxView, Stow, StowStep, admission,
+    Admission, CaptureKind, Deadlines, Fact, PauseTo, Phase, Reason, Request, SandboxView, Stow, StowStep, admission,
 };
 use moat_model::network::NetworkSpec;
 use moat_model::spec::{ClaimSpec, Resources};
@@ -268,21 +268,21 @@ impl Actor {
     }
 }
 
-/// How long a claim, or a change of network, may take from its request to its answer, given how long one effect may.
-pub fn rewire_within(effect: Duration) -> Duration {
+/// How long a claim, or a change of network, may take from its request to its answer, given how long its parts may.
+pub fn rewire_within(limits: &Deadlines) -> Duration {
     // Limits and network, or a network and the one before; a freeze or thaw that was in the lane before, and some time more.
-    effect * 4
+    limits.effect * 4
 }
 
 /// How long a pause or a resume may take from its request to its answer, given how long its parts may. A resume finds the
 /// sandbox in memory or on disk.
-pub fn pause_within(to: Option<PauseTo>, effect: Duration, capture: Duration) -> Duration {
-    // The freeze or thaw, what was in the lane before, and some time more.
-    if to == Some(PauseTo::Memory) { effect * 3 } else { capture_within(effect, capture) }
+pub fn pause_within(to: Option<PauseTo>, limits: &Deadlines) -> Duration {
+    // The freeze or thaw, what was in the lane before, and some time more; a look at what a failure left.
+    if to == Some(PauseTo::Memory) { limits.effect * 3 } else { capture_within(limits) + limits.recover }
 }
 
 /// How long a capture may take from its request to its answer, given how long its parts may.
-pub fn capture_within(effect: Duration, capture: Duration) -> Duration {
+pub fn capture_within(limits: &Deadlines) -> Duration {
     // A freeze and a thaw beside it, and what was in the lane before.
-    capture + effect * 4
+    limits.capture + limits.effect * 4
 }

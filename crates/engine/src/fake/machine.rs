@@ -110,6 +110,10 @@ impl Stower for FakeDriver {
                 if sandbox.kept == Kept::InMemory {
                     return Err(fails("unstow", "it does not lie on disk"));
                 }
+                if sandbox.config.unstow_loses {
+                    sandbox.kill();
+                    return Err(fails("unstow", "it broke in two"));
+                }
                 if let Some(error) = &sandbox.config.unstow_error {
                     return Err(fails("unstow", error));
                 }

@@ -72,6 +72,8 @@ pub struct FakeConfig {
     pub stow_error: Option<String>,
     /// It dies when it is to be written to disk.
     pub dies_in_stow: bool,
+    /// Reading it from disk fails, and what lay there is of no use any more.
+    pub unstow_loses: bool,
     /// Reading it from disk fails.
     pub unstow_error: Option<String>,
     /// Capturing fails.
@@ -131,6 +133,7 @@ impl Default for FakeConfig {
             stow_takes: Duration::ZERO,
             stow_error: None,
             dies_in_stow: false,
+            unstow_loses: false,
             unstow_error: None,
             capture_error: None,
             tune_error: None,

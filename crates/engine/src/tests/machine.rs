@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_agent::protocol::StreamName;
-use moat_model::lifecycle::{PauseTo, PhaseName};
+use moat_model::lifecycle::{Deadlines, PauseTo, PhaseName};
 use moat_model::spec::MachineSnapshot;
 use moat_model::{Cause, ErrorKind, Exit, Isolation, Resource, SandboxSpec};
 use tokio::time::sleep;
@@ -132,6 +132,10 @@ async fn what_makes_a_machine_fast_is_shown_and_survives_the_daemon() {
     let b = bench(virtual_machines()).await;
     let view = b.engine.create(id(1), script()).await.unwrap();
     assert_eq!(view.isolation_given(), "microvm/tcg");
+    let record = FileStore::open(b.dir.path().join("run/sandboxes")).unwrap().load_one(&id(1)).unwrap();
+    let limits = Deadlines::default();
+    assert_eq!(record.state.deadlines, limits.of_a_machine());
+    assert!(record.state.deadlines.recover > limits.recover && record.state.deadlines.agent == limits.agent);
     b.engine.clone().detach().await;
     b.world.configure(|fake| fake.accelerator = Some("kvm"));
     let engine = open(&b.world, &b.outlet, b.dir.path()).await;

@@ -155,6 +155,13 @@ async fn one_that_dies_while_it_is_written_is_lost() {
     assert!(matches!(end.cause, Some(Cause::AgentLost { .. })), "{end:?}");
     b.assert_clean();
 
+    let b = begun(FakeConfig { unstow_loses: true, ..FakeConfig::default() }).await;
+    b.engine.pause(&id(1), PauseTo::Disk).await.unwrap();
+    assert!(b.engine.resume(&id(1)).await.is_err());
+    let end = reaches(&b.engine, |view| view.phase.is_terminal()).await;
+    assert!(matches!(&end.cause, Some(Cause::Lost { detail }) if detail.contains("broke in two")), "{end:?}");
+    b.assert_clean();
+
     // It lies on disk, but nobody said so in time: what runs no more is not taken for paused.
     let b = begun(FakeConfig { hang_at: Some(FakeStep::Stow), ..FakeConfig::default() }).await;
     assert!(b.engine.pause(&id(1), PauseTo::Disk).await.is_err());

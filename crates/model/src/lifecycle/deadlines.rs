@@ -50,7 +50,26 @@ impl Default for Deadlines {
     }
 }
 
+/// How soon an agent of a virtual machine answers at the latest: it has a kernel of its own to get through, perhaps on a
+/// processor that is emulated, on a host with many like it. Seconds at most where nothing else runs.
+const MACHINE_ANSWERS: Duration = Duration::from_secs(60);
+
 impl Deadlines {
+    /// The same for a virtual machine; what is longer already stays. How long one boots depends on what boots it, and is the
+    /// operator's to say.
+    #[must_use]
+    pub fn of_a_machine(self) -> Self {
+        Self {
+            create: self.create.max(MACHINE_ANSWERS),
+            main: self.main.max(MACHINE_ANSWERS),
+            kill: self.kill.max(MACHINE_ANSWERS / 6),
+            drain: self.drain.max(MACHINE_ANSWERS / 6),
+            effect: self.effect.max(MACHINE_ANSWERS),
+            recover: self.recover.max(MACHINE_ANSWERS),
+            ..self
+        }
+    }
+
     /// How long to wait after the failure number `failures` (from 1) in a row.
     pub fn retry_after(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(16);

@@ -69,6 +69,8 @@ pub enum Fact {
     Unstowed,
     /// It could not be read back; it lies on disk still.
     UnstowFailed(String),
+    /// It could not be read back, and what lay on disk is of no use any more.
+    UnstowLost(String),
     /// What was to be kept of it is kept.
     Captured,
     /// It could not be kept.
@@ -211,6 +213,7 @@ impl Fact {
             Self::StowFailed(_) => "stow failed",
             Self::Unstowed => "unstowed",
             Self::UnstowFailed(_) => "unstow failed",
+            Self::UnstowLost(_) => "unstow lost",
             Self::Captured => "captured",
             Self::CaptureFailed(_) => "capture failed",
             Self::Retuned => "retuned",

@@ -80,6 +80,7 @@ impl Life {
             Fact::StowFailed(detail) => self.stow_failed(&detail),
             Fact::Unstowed => self.unstowed(),
             Fact::UnstowFailed(detail) => self.unstow_failed(&detail),
+            Fact::UnstowLost(detail) => self.unstow_lost(detail),
             Fact::Captured => self.capture_written("captured"),
             Fact::CaptureFailed(detail) => self.capture_written(&format!("capture failed: {detail}")),
             Fact::Retuned => self.retuned(),

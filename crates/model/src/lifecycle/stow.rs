@@ -137,6 +137,13 @@ impl Life {
         }
     }
 
+    pub(super) fn unstow_lost(&mut self, detail: String) {
+        if self.stow_step() == Some(StowStep::Reading) {
+            self.note(format!("resume from disk failed, and it is lost: {detail}"));
+            self.destroy(Cause::Lost { detail }, false);
+        }
+    }
+
     /// The daemon was restarted, and the driver found it on disk.
     pub(super) fn found_stowed(&mut self) {
         let Phase::Recovering { then, .. } = self.now.phase.clone() else { return };

@@ -276,6 +276,7 @@ pub const TABLE: &[Transition] = &[
     t("stow/reading", "rewire in doubt", "stopping/destroying"),
     t("stow/reading", "stop requested", "stopping/destroying"),
     t("stow/reading", "unstow failed", "stow/lying"),
+    t("stow/reading", "unstow lost", "stopping/destroying"),
     t("stow/reading", "unstowed", "running"),
     t("stow/writing", "actor broken", "stopping/destroying"),
     t("stow/writing", "daemon restarted", "recovering"),
@@ -373,7 +374,7 @@ at once. What lies on disk is not captured: it is resumed first.
 
 A pause to disk begins where it must: `freezing`, `writing`, `lying`; `reading` is the way back. To others it is paused from
 `writing` on, and `stowed` while nothing of it runs. If it cannot be written it stays paused in memory, if it cannot be read
-back it stays on disk, and whoever asked is told. That its agent goes while it is written is no news, unless the writing fails.
+back it stays on disk unless its driver finds it lost, and whoever asked is told. That its agent goes while it is written is no news, unless the writing fails.
 Ending it gives up the writing and asks in good order; once it lies on disk, or is being read, there is nobody to ask, and
 everything is ended from outside. A daemon that was restarted leaves on disk what lies there, and goes on with a pause or a
 resume that was under way.

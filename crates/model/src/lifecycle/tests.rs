@@ -489,6 +489,7 @@ impl World {
             Effect::Thaw => Fact::Thawed,
             Effect::Stow if bad => Fact::StowFailed(oops()),
             Effect::Stow => Fact::Stowed,
+            Effect::Unstow if luck.is_multiple_of(24) => Fact::UnstowLost(oops()),
             Effect::Unstow if bad => Fact::UnstowFailed(oops()),
             Effect::Unstow => Fact::Unstowed,
             Effect::AbandonStow => return self.pending.retain(|effect| bad || *effect != Effect::Stow),
@@ -664,7 +665,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             Just(Fact::Stowed),
             oops().prop_map(Fact::StowFailed),
             Just(Fact::Unstowed),
-            oops().prop_map(Fact::UnstowFailed)
+            prop_oneof![oops().prop_map(Fact::UnstowFailed), oops().prop_map(Fact::UnstowLost)]
         ],
         prop_oneof![
             Just(Fact::Captured),
@@ -763,6 +764,7 @@ fn all_facts(state: &State) -> Vec<Fact> {
         Fact::StowFailed(oops()),
         Fact::Unstowed,
         Fact::UnstowFailed(oops()),
+        Fact::UnstowLost(oops()),
         Fact::Captured,
         Fact::CaptureFailed(oops()),
         Fact::Retuned,

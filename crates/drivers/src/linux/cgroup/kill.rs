@@ -73,6 +73,16 @@ impl Hierarchy {
         }
     }
 
+    /// Processes that are in the group now.
+    pub fn members(&self, name: &str) -> Result<BTreeSet<u32>> {
+        check_name(name)?;
+        let mut members = BTreeSet::new();
+        for (_, dir) in self.existing(name) {
+            members.extend(processes(&dir)?.into_iter().filter_map(|pid| u32::try_from(pid).ok()));
+        }
+        Ok(members)
+    }
+
     /// Sends SIGKILL to whatever is in the group now; the answer is how many there were. No await in it: a version 1 group
     /// is frozen for the moment between finding its processes and killing them, and must not stay so.
     fn strike(&self, name: &str) -> Result<usize> {
