@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -72,13 +73,17 @@ impl Fresh {
         let path = parent.join(format!(".{}.tmp-{}", name.to_string_lossy(), std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).map_err(at(&path))?;
-        Ok(Self(path))
+        let fresh = Self(path);
+        readable(&fresh.0, 0o755)?;
+        Ok(fresh)
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let path = self.0.join(name);
         let mut file = File::create(&path).map_err(at(&path))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&path))
+        file.write_all(bytes).map_err(at(&path))?;
+        readable(&path, 0o644)?;
+        file.sync_all().map_err(at(&path))
     }
 
     fn put(self, dir: &Path) -> Result<(), Error> {
@@ -102,6 +107,11 @@ impl Drop for Fresh {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Monitors run as nobody in particular, whatever the umask of whoever built the guest. There is no secret in it.
+fn readable(path: &Path, mode: u32) -> Result<(), Error> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at(path))
 }
 
 fn parent(dir: &Path) -> &Path {

@@ -6,8 +6,17 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Source, kernel};
 
-/// What to do where there is none.
+const BUILD: &str = "moat guest build";
+/// Installs one; it need not be the kernel this machine runs.
 pub const INSTALL: &str = "apt-get install linux-image-cloud-amd64";
+
+/// The command that makes a guest on this machine: what helps where there is none.
+pub fn fix() -> String {
+    match find_source(None) {
+        Ok(_) => BUILD.to_owned(),
+        Err(_) => format!("{INSTALL} && {BUILD}"),
+    }
+}
 
 /// The kernel of this version, or the newest one, with its modules.
 pub fn find_source(version: Option<&str>) -> Result<Source, Error> {

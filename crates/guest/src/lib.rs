@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use build::build;
-pub use find::{INSTALL, find_source, find_source_below, source_of};
+pub use find::{INSTALL, find_source, find_source_below, fix, source_of};
 pub use initramfs::{MODULES_LIST, agent_cpio, initramfs};
 
 /// Name of the manifest in the directory.
@@ -106,7 +106,7 @@ impl Guest {
         let path = dir.join(MANIFEST);
         let text = std::fs::read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
-                Error::unusable(format!("{}: no guest there; make one: `moat guest build`", dir.display()))
+                Error::missing(format!("{}: no guest there; make one: `moat guest build`", dir.display()))
             }
             _ => at(&path)(error),
         })?;

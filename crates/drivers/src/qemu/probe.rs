@@ -72,5 +72,5 @@ fn program(config: &QemuConfig) -> Requirement {
 fn guest(config: &QemuConfig) -> Requirement {
     let guest = moat_guest::Guest::open(&config.guest_dir);
     let fact = guest.as_ref().map_or_else(ToString::to_string, moat_guest::Guest::describe);
-    requirement("guest", guest.is_ok(), fact, "moat guest build")
+    requirement("guest", guest.is_ok(), fact, &moat_guest::fix())
 }

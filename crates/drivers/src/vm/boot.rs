@@ -55,3 +55,12 @@ pub fn with_agent(modules: Vec<u8>, binary: &AgentBinary, dir: &Path) -> Result<
 fn failed<'a>(doing: &'a str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
     move |e| Error::caused_by(ErrorKind::Internal, format!("guest: {doing} {}", path.display()), e)
 }
+
+#[cfg(test)]
+mod tests {
+    /// Neither crate may use the other: the agent is in no guest, and a guest builder needs no agent.
+    #[test]
+    fn the_agent_looks_for_the_modules_where_the_guest_has_them() {
+        assert_eq!(moat_guest::MODULES_LIST, moat_agent::protocol::machine::MODULES_LIST);
+    }
+}

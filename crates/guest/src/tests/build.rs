@@ -1,8 +1,9 @@
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::samples::{Elf, Root, VERSION, debian};
-use crate::{Guest, Source, build, find_source_below, initramfs};
+use crate::{ErrorKind, Guest, Source, build, find_source_below, initramfs};
 
 fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(dir)
@@ -21,6 +22,8 @@ fn the_same_source_makes_the_same_bytes() {
     build(&root.source(), &one).unwrap();
     build(&root.source(), &two).unwrap();
     let made = contents(&one);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&one), mode(&one.join("vmlinux"))), (0o755, 0o644));
     let names: Vec<_> = made.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["guest.json", "modules.cpio", "vmlinux"]);
     assert!(made == contents(&two));
@@ -77,6 +80,7 @@ fn only_a_guest_is_replaced() {
 #[test]
 fn an_absent_or_foreign_manifest_says_what_to_do() {
     let to = tempfile::tempdir().unwrap();
+    assert_eq!(Guest::open(to.path()).unwrap_err().kind, ErrorKind::Missing);
     let error = Guest::open(to.path()).unwrap_err().to_string();
     assert!(error.contains("no guest there; make one: `moat guest build`"), "{error}");
     fs::write(to.path().join("guest.json"), "{}").unwrap();
