@@ -9,7 +9,7 @@ use std::time::Duration;
 use moat_model::lifecycle::PhaseName;
 use moat_model::spec::ExecSpec;
 use moat_model::workload::WorkloadKind;
-use moat_model::{Cause, Exit, Isolation, Namespace, NodeId, SandboxId, Timestamp, WorkloadId, WorkloadName};
+use moat_model::{Cause, Exit, GivenIsolation, Namespace, NodeId, SandboxId, Timestamp, WorkloadId, WorkloadName};
 use serde::{Deserialize, Serialize};
 
 use crate::WireError;
@@ -146,7 +146,7 @@ pub struct WorkloadView {
     /// Node that runs it.
     pub node: NodeId,
     /// Isolation it was given.
-    pub isolation: Isolation,
+    pub isolation: GivenIsolation,
     /// Driver that gives it.
     pub driver: String,
     /// What its root file system is made of.

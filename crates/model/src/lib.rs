@@ -24,7 +24,7 @@ pub mod workload;
 pub use error::ErrorKind;
 pub use exit::{Cause, Exit, TimeLimit};
 pub use id::{Namespace, NodeId, SandboxId, WorkloadId, WorkloadName};
-pub use isolation::Isolation;
+pub use isolation::{GivenIsolation, Isolation};
 pub use lease::{Lease, LeaseState, Resource};
 pub use spec::{ProcessSpec, SandboxSpec};
 pub use time::Timestamp;

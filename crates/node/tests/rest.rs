@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use futures::{SinkExt, StreamExt};
 use moat_engine::fake::FakeConfig;
-use moat_model::Namespace;
+use moat_model::{Isolation, Namespace};
 use moat_node::api_keys::Scope;
 use moat_testkit::{not_run_here, wait_until};
 use rest::{Client, Daemon, Host, Lines, SOON};
@@ -437,4 +437,41 @@ fn readable_by_others(dir: &std::path::Path, look: &mut impl FnMut(&std::path::P
             look(&path);
         }
     }
+}
+
+/// What a driver that keeps machines can do, through HTTP.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_are_paused_to_disk_forked_and_made_again() {
+    let fake = FakeConfig { isolation: Isolation::Microvm, accelerator: Some("tcg"), ..FakeConfig::default() };
+    let host = Host::new(fake);
+    let daemon = host.up().await;
+    let client = daemon.client();
+    let made = client.post("sandboxes", &json!({"template": "scratch", "isolation": "microvm"})).await.expect(201);
+    assert_eq!((&made["isolation"], &made["isolation_asked"]), (&json!("microvm/tcg"), &json!("microvm")));
+    let path = |verb: &str| format!("sandboxes/{}/{verb}", made["id"].as_str().unwrap());
+    client.post(&path("pause"), &json!({"to": "tape"})).await.expect(400);
+    let stowed = client.post(&path("pause"), &json!({"to": "disk"})).await.expect(200);
+    assert_eq!((&stowed["state"], &stowed["stowed"]), (&json!("paused"), &json!(true)));
+    for (verb, body) in [("exec", script("true")), ("fork", json!({})), ("snapshots", json!({}))] {
+        let refused = client.post(&path(verb), &body).await.expect(409);
+        assert_eq!(refused["code"], "conflict", "{verb}: {refused}");
+    }
+    let resumed = client.post(&path("resume"), &json!({})).await.expect(200);
+    assert_eq!((&resumed["state"], &resumed["stowed"]), (&json!("running"), &json!(false)));
+    let forked = client.post(&path("fork"), &json!({"count": 2, "memory": true})).await.expect(201);
+    assert_eq!((&forked["memory"], forked["children"].as_array().unwrap().len()), (&json!(true), 2));
+    assert!(forked["children"].as_array().unwrap().iter().all(|child| child["sandbox"]["parent"] == made["id"]));
+    let refused = client.post(&path("fork"), &json!({"memory": false, "require_memory": true})).await.expect(400);
+    assert!(refused["message"].as_str().unwrap().starts_with("require_memory: "), "{refused}");
+    let kept = client.post(&path("snapshots"), &json!({"name": "whole"})).await.expect(201);
+    assert_eq!((&kept["memory"], &kept["driver"], &kept["resources"]), (&json!(true), &json!("fake"), &made["resources"]));
+    let again = client.post("sandboxes", &json!({"snapshot": "whole"})).await.expect(201);
+    assert_eq!((&again["isolation_asked"], &again["resources"]), (&json!("microvm"), &made["resources"]));
+    let other = json!({"snapshot": "whole", "resources": {"memory_mb": 4096}});
+    let refused = client.post("sandboxes", &other).await.expect(400);
+    assert!(refused["message"].as_str().unwrap().starts_with("resources.memory_mb: "), "{refused}");
+    let nodes = client.get("nodes").await.expect(200);
+    assert_eq!(nodes["nodes"][0]["isolation"], json!(["microvm/tcg"]));
+    client.delete("snapshots/whole").await.expect(204);
+    client.post("sandboxes", &json!({"snapshot": "whole"})).await.expect(404);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use moat_model::claims::{self, ClaimsSpec};
-use moat_model::{ErrorKind, Isolation, NodeId, WorkloadName, seal};
+use moat_model::{ErrorKind, GivenIsolation, NodeId, WorkloadName, seal};
 use nkeys::{KeyPair, XKey};
 
 use super::{Client, Error, Result, encode, now, random};
@@ -44,7 +44,7 @@ pub struct Deployed {
     /// Under this name.
     pub name: String,
     /// Isolation it was given; absent if the node does not say.
-    pub isolation: Option<Isolation>,
+    pub isolation: Option<GivenIsolation>,
 }
 
 /// Where to start it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use moat_model::{Cause, Exit, Isolation, Namespace, NodeId, Timestamp};
+use moat_model::{Cause, Exit, GivenIsolation, Namespace, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -201,7 +201,7 @@ pub struct WorkloadDeployed {
     pub attempt: Option<u32>,
     /// Isolation it was given. Our addition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub isolation: Option<Isolation>,
+    pub isolation: Option<GivenIsolation>,
 }
 
 /// Data of [`EventType::WorkloadUndeployed`].

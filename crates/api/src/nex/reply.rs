@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use moat_model::{Isolation, Namespace, NodeId};
+use moat_model::{GivenIsolation, Namespace, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::{quirks, tags};
@@ -179,7 +179,7 @@ pub struct RunResponse {
     pub name: String,
     /// Isolation it was given: our addition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub isolation: Option<Isolation>,
+    pub isolation: Option<GivenIsolation>,
 }
 
 /// To STOP.

@@ -44,7 +44,8 @@ pub struct CreateSandbox {
     /// What a time limit does.
     #[serde(default)]
     pub on_timeout: OnTimeout,
-    /// Weakest isolation accepted: `microvm`, `container` or `process`. Absent: `container`.
+    /// Weakest isolation accepted: `microvm`, `container` or `process`. Absent: `container`. A snapshot with memory gives
+    /// `microvm`, whatever is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<String>,
     /// Network: a mode (`isolated` if absent, `internal`, `internet`), or an object that says more.
@@ -68,10 +69,10 @@ pub struct CreateSandbox {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResourceLimits {
-    /// Hard CPU quota in cores; fractions are allowed.
+    /// Hard CPU quota in cores; fractions are allowed. A microVM has as many processors, rounded up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpu: Option<f64>,
-    /// Memory in MiB, writable layer included. Swap is zero.
+    /// Memory in MiB. Swap is zero. The writable layer of a container counts; that of a microVM is on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<u64>,
     /// Relative CPU share, 1 to 10000; 100 is one share.
@@ -150,7 +151,10 @@ pub struct Sandbox {
     pub namespace: String,
     /// Node that holds it.
     pub node: String,
-    /// Isolation it was given; never weaker than asked.
+    /// It is paused on disk, not in memory.
+    #[serde(default)]
+    pub stowed: bool,
+    /// Isolation it was given; never weaker than asked. Of a microVM with what executes it: `microvm/kvm`, `microvm/tcg`.
     pub isolation: String,
     /// Isolation that was asked for.
     pub isolation_asked: String,
@@ -239,6 +243,26 @@ pub struct Keepalive {
     pub shorten: bool,
 }
 
+/// Pauses a sandbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// Where it is kept meanwhile.
+    #[serde(default)]
+    pub to: PauseTo,
+}
+
+/// Where a paused sandbox is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PauseTo {
+    /// In memory: it goes on at once.
+    #[default]
+    Memory,
+    /// On disk: its memory goes back to the host. MicroVMs can.
+    Disk,
+}
+
 /// Resumes a sandbox. Nothing else about it changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -261,7 +285,11 @@ pub struct Fork {
     /// Labels over the parent's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// Refuses a fork without the memory of the parent. The container tier cannot keep memory.
+    /// Whether children go on with the parent's memory and processes. Absent: if they can, as microVMs do. `false`: they
+    /// get its files and start afresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<bool>,
+    /// Refuses a fork without the memory of the parent: the same as `memory: true`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub require_memory: bool,
 }
@@ -286,17 +314,21 @@ pub struct ForkedChild {
     pub error: Option<super::ErrorBody>,
 }
 
-/// Keeps the file system of a running or paused sandbox.
+/// Keeps a running or paused sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TakeSnapshot {
+    /// Whether its memory and processes are kept too. Absent: if they can be, as those of microVMs. `true`: or it is refused.
+    /// `false`: its files only, which any isolation can be made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<bool>,
     /// A name, unique in the namespace: letters, digits, `_`, `-`, `.`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
 /// A snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Snapshot {
     /// `sn-…`.
     pub id: String,
@@ -308,16 +340,22 @@ pub struct Snapshot {
     pub sandbox: String,
     /// Template that sandbox came from.
     pub template: Option<String>,
-    /// Processes are in it too.
+    /// Processes are in it too, with whatever they knew. What is made of it has their limits, and is a microVM.
     pub memory: bool,
     /// Its own size; what it stands on is shared.
     pub bytes: u64,
+    /// Driver that kept it and can go on with it; null for files.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// Limits of what is made of it; null for files, which do not say.
+    #[serde(default)]
+    pub resources: Option<ResourceLimits>,
     /// When.
     pub created_at: String,
 }
 
 /// All snapshots of a namespace, oldest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SnapshotList {
     /// The list.
     pub snapshots: Vec<Snapshot>,

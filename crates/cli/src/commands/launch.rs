@@ -10,7 +10,7 @@ use moat_api::nex::{AuctionRequest, Extension, Level, Location, Template};
 use moat_api::sandbox::WorkloadView;
 use moat_model::spec::{Resources, Signal};
 use moat_model::workload::WorkloadKind;
-use moat_model::{Cause, ErrorKind, Isolation, NodeId, WorkloadId, WorkloadName};
+use moat_model::{Cause, ErrorKind, GivenIsolation, Isolation, NodeId, WorkloadId, WorkloadName};
 use nkeys::KeyPair;
 use serde::Serialize;
 
@@ -129,7 +129,7 @@ struct Started<'a> {
     name: &'a str,
     node: &'a NodeId,
     #[serde(skip_serializing_if = "Option::is_none")]
-    isolation: Option<Isolation>,
+    isolation: Option<&'a GivenIsolation>,
 }
 
 impl LaunchArgs {
@@ -241,10 +241,10 @@ fn started(output: &Output, deployed: &Deployed) -> Result<(), Failure> {
             id: &deployed.id,
             name: &deployed.name,
             node: &deployed.node,
-            isolation: deployed.isolation,
+            isolation: deployed.isolation.as_ref(),
         });
     }
-    let isolation = deployed.isolation.map(|i| format!(" ({i})")).unwrap_or_default();
+    let isolation = deployed.isolation.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
     output.line(&format!("started {} as {} on {}{isolation}", deployed.name, deployed.id, deployed.node))
 }
 

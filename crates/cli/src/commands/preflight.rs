@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use moat_model::ErrorKind;
+use moat_model::{ErrorKind, Isolation};
+use moat_node::config::MACHINE_DRIVERS;
 use moat_node::preflight::{Need, Report, Requirement};
 use owo_colors::Style;
 use serde::Serialize;
@@ -31,7 +32,7 @@ struct Examined<'a> {
 pub async fn run(global: &Global, output: &Output, args: &PreflightArgs) -> Result<ExitCode, Failure> {
     let config = args.node.config(global)?;
     let report = moat_node::preflight::report(&config).await;
-    let ready = ready(&report, config.isolation.as_str());
+    let ready = ready(&report, config.isolation);
     if output.json {
         output.document(&Examined { ready, report: &report })?;
     } else {
@@ -42,15 +43,20 @@ pub async fn run(global: &Global, output: &Output, args: &PreflightArgs) -> Resu
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::from(ErrorKind::Unsupported.cli_exit()) })
 }
 
-/// Nothing required is missing for the node itself, its connection, and the driver of this name.
-fn ready(report: &Report, driver: &str) -> bool {
-    let wanted = ["node", "nats", "drivers", driver];
-    report
-        .sections
-        .iter()
-        .filter(|section| wanted.contains(&section.name.as_str()))
-        .flat_map(|section| &section.requirements)
-        .all(|requirement| requirement.met || requirement.need != Need::Required)
+/// Nothing required is missing for the node itself and its connection, and a driver works that gives this isolation.
+fn ready(report: &Report, isolation: Isolation) -> bool {
+    let works = |name: &str| {
+        let mut sections = report.sections.iter().filter(|section| section.name == name).peekable();
+        let there = sections.peek().is_some();
+        there && sections.flat_map(|s| &s.requirements).all(|r| r.met || r.need != Need::Required)
+    };
+    let broken = report.sections.iter().any(|section| section.name == "drivers") && !works("drivers");
+    let gives = match isolation {
+        Isolation::Process => works("process"),
+        Isolation::Container => works("container") || MACHINE_DRIVERS.into_iter().any(works),
+        Isolation::Microvm => MACHINE_DRIVERS.into_iter().any(works),
+    };
+    works("node") && works("nats") && !broken && gives
 }
 
 fn show(output: &Output, report: &Report) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! `moat snapshot`: files of sandboxes, kept.
+//! `moat snapshot`: sandboxes, kept.
 
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
@@ -39,9 +39,10 @@ pub async fn run(global: &Global, output: &Output, command: SnapshotCommand) -> 
             let rows = list.snapshots.into_iter().map(|s| {
                 let dash = || "-".to_owned();
                 let (name, from) = (s.name.unwrap_or_else(dash), s.template.unwrap_or_else(dash));
-                [s.id, name, s.sandbox, from, format_bytes(s.bytes), since(&s.created_at)]
+                let kind = if s.memory { "memory" } else { "files" };
+                [s.id, name, s.sandbox, from, kind.to_owned(), format_bytes(s.bytes), since(&s.created_at)]
             });
-            output.table(["ID", "NAME", "SANDBOX", "TEMPLATE", "SIZE", "AGE"], rows.collect())
+            output.table(["ID", "NAME", "SANDBOX", "TEMPLATE", "KEPT", "SIZE", "AGE"], rows.collect())
         }
         SnapshotCommand::Rm(args) => {
             for name in &args.snapshots {

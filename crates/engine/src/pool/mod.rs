@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moat_model::spec::Owner;
+use moat_model::spec::{MachineSnapshot, Owner};
 use moat_model::{SandboxId, SandboxSpec};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
@@ -56,6 +56,8 @@ pub struct Shape {
     pub version: u64,
     /// What a member is. Its owner and labels are the pool's.
     pub spec: SandboxSpec,
+    /// A machine members are made from, which is one of them; without, each starts from nothing.
+    pub machine: Option<MachineSnapshot>,
     /// Members that stand ready whatever the demand.
     pub min_ready: usize,
     /// Members that stand ready at most, after demand.
@@ -79,6 +81,8 @@ pub struct ShapeStatus {
     pub misses: u64,
     /// Why the last start failed, if it did.
     pub problem: Option<String>,
+    /// Why no member is made from the shape's machine any more, if one could not be.
+    pub broken: Option<String>,
 }
 
 /// The warm pool of an engine. Cheap to clone; all clones are the same pool. Its members outlive it: the next pool on the
@@ -138,6 +142,19 @@ impl Pool {
         let taken = self.shared.shelves().take(key, version, usable);
         self.shared.wake.notify_one();
         taken
+    }
+
+    /// Hands a member out for a while, to somebody who will not use it: it is not claimed meanwhile, none is started in its
+    /// place, and [`Pool::give_back`] puts it back.
+    pub fn lend(&self, key: &str, version: u64) -> Option<SandboxId> {
+        let usable = |id: &SandboxId| self.shared.is_usable(id);
+        self.shared.shelves().lend(key, version, usable)
+    }
+
+    /// Takes back what was lent.
+    pub fn give_back(&self, id: &SandboxId) {
+        self.shared.shelves().give_back(id);
+        self.shared.wake.notify_one();
     }
 
     /// How one shape fares.

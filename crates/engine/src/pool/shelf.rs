@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use moat_model::spec::{Origin, Owner};
+use moat_model::spec::{MachineSnapshot, Origin, Owner};
 use moat_model::{SandboxId, SandboxSpec, Timestamp};
 use tokio::time::Instant;
 
@@ -22,6 +22,8 @@ pub struct Shelves {
     starting: BTreeMap<SandboxId, String>,
     /// Members being deleted.
     ending: BTreeSet<SandboxId>,
+    /// Members lent, of which shape, and what they were put on the shelf with.
+    lent: BTreeMap<SandboxId, (String, Ready)>,
 }
 
 /// One shape and its members.
@@ -29,6 +31,8 @@ pub struct Shelves {
 struct Shelf {
     version: u64,
     spec: Arc<SandboxSpec>,
+    machine: Option<MachineSnapshot>,
+    broken: Option<String>,
     min_ready: usize,
     max_ready: usize,
     ready: VecDeque<Ready>,
@@ -63,6 +67,8 @@ impl Shelf {
         Self {
             version: shape.version,
             spec: Arc::new(SandboxSpec { labels, origin, ..shape.spec }),
+            machine: shape.machine,
+            broken: None,
             min_ready: shape.min_ready,
             max_ready: shape.max_ready,
             ready: VecDeque::new(),
@@ -79,7 +85,7 @@ impl Shelf {
         let member = |ready: &Ready| Member {
             id: ready.id.clone(),
             since: ready.since,
-            current: Arc::ptr_eq(&ready.spec, &self.spec) || ready.spec == self.spec,
+            current: alike(&ready.spec, &self.spec),
         };
         Stock {
             ready: self.ready.iter().map(member).collect(),
@@ -88,6 +94,27 @@ impl Shelf {
             failures: self.failures,
             wait_until: self.wait_until,
         }
+    }
+}
+
+/// Whether two members are the same, wherever each came from.
+fn alike(one: &Arc<SandboxSpec>, other: &Arc<SandboxSpec>) -> bool {
+    let made = |spec: &SandboxSpec| SandboxSpec { restore: None, ..spec.clone() };
+    Arc::ptr_eq(one, other) || made(one) == made(other)
+}
+
+impl Shelf {
+    /// What a member is started as.
+    fn fresh(&self) -> Arc<SandboxSpec> {
+        match &self.machine {
+            None => Arc::clone(&self.spec),
+            Some(machine) => Arc::new(SandboxSpec { restore: Some(machine.clone()), ..(*self.spec).clone() }),
+        }
+    }
+
+    fn put(&mut self, ready: Ready) {
+        let at = self.ready.partition_point(|other| (other.since, &other.id) < (ready.since, &ready.id));
+        self.ready.insert(at, ready);
     }
 }
 
@@ -107,8 +134,13 @@ impl Shelves {
                         failures: before.failures,
                         wait_until: before.wait_until,
                         problem: before.problem,
+                        // One that was found to be broken is not tried again, until somebody has seen that and named none.
+                        broken: before.broken.filter(|_| shelf.machine.is_some()),
                         ..shelf
                     };
+                    if shelf.broken.is_some() {
+                        shelf.machine = None;
+                    }
                 }
             }
             self.shelves.insert(key, shelf);
@@ -123,7 +155,7 @@ impl Shelves {
         }
         while let Some(Ready { id, spec, .. }) = shelf.ready.pop_front() {
             // What is passed over here is nobody's any more, and is found and deleted as such.
-            if (Arc::ptr_eq(&spec, &shelf.spec) || spec == shelf.spec) && usable(&id) {
+            if alike(&spec, &shelf.spec) && usable(&id) {
                 shelf.hits = shelf.hits.saturating_add(1);
                 self.taken.insert(id.clone(), Instant::now());
                 return Some(id);
@@ -131,6 +163,26 @@ impl Shelves {
         }
         shelf.misses = shelf.misses.saturating_add(1);
         None
+    }
+
+    /// Hands out the oldest usable member for a while.
+    pub fn lend(&mut self, key: &str, version: u64, usable: impl Fn(&SandboxId) -> bool) -> Option<SandboxId> {
+        let shelf = self.shelves.get_mut(key).filter(|shelf| shelf.version == version)?;
+        let fits = |ready: &Ready| alike(&ready.spec, &shelf.spec) && usable(&ready.id);
+        let at = shelf.ready.iter().position(fits)?;
+        let ready = shelf.ready.remove(at)?;
+        let id = ready.id.clone();
+        self.lent.insert(id.clone(), (key.to_owned(), ready));
+        Some(id)
+    }
+
+    /// Puts back what was lent. If nobody keeps its shape any more, it is found as a stray.
+    pub fn give_back(&mut self, id: &SandboxId) {
+        if let Some((key, ready)) = self.lent.remove(id)
+            && let Some(shelf) = self.shelves.get_mut(&key)
+        {
+            shelf.put(ready);
+        }
     }
 
     /// How all shapes fare.
@@ -143,6 +195,7 @@ impl Shelves {
             hits: shelf.hits,
             misses: shelf.misses,
             problem: shelf.problem.clone(),
+            broken: shelf.broken.clone(),
         };
         self.shelves.iter().map(status).collect()
     }
@@ -158,9 +211,8 @@ impl Shelves {
     /// Puts a member that nobody knows of on its shelf. False: there is none for it.
     pub fn adopt(&mut self, id: &SandboxId, since: Timestamp, spec: &Arc<SandboxSpec>) -> bool {
         let shelf = spec.labels.get(KEY_LABEL).and_then(|key| self.shelves.get_mut(key));
-        let Some(shelf) = shelf.filter(|shelf| shelf.spec == *spec) else { return false };
-        let at = shelf.ready.partition_point(|ready| (ready.since, &ready.id) < (since, id));
-        shelf.ready.insert(at, Ready { id: id.clone(), since, spec: Arc::clone(&shelf.spec) });
+        let Some(shelf) = shelf.filter(|shelf| alike(&shelf.spec, spec)) else { return false };
+        shelf.put(Ready { id: id.clone(), since, spec: Arc::clone(&shelf.spec) });
         true
     }
 
@@ -168,6 +220,7 @@ impl Shelves {
     pub fn knows(&self, id: &SandboxId) -> bool {
         self.taken.contains_key(id)
             || self.starting.contains_key(id)
+            || self.lent.contains_key(id)
             || self.ending.contains(id)
             || self.shelves.values().any(|shelf| shelf.ready.iter().any(|ready| ready.id == *id))
     }
@@ -189,7 +242,9 @@ impl Shelves {
         let mut work = Work::default();
         let mut room = config.starts_at_once.max(1).saturating_sub(self.starting.len());
         for (key, shelf) in &mut self.shelves {
-            let starting = self.starting.values().filter(|of| *of == key).count();
+            // What is lent comes back.
+            let lent = self.lent.values().filter(|(of, _)| of == key).count();
+            let starting = lent + self.starting.values().filter(|of| *of == key).count();
             let rules =
                 Rules { min_ready: shelf.min_ready, max_ready: shelf.max_ready, max_idle: config.max_idle, room };
             let plan = plan(&rules, &shelf.stock(starting), now);
@@ -200,7 +255,7 @@ impl Shelves {
             for _ in 0..plan.start {
                 let id = new_id();
                 self.starting.insert(id.clone(), key.clone());
-                work.start.push((id, Arc::clone(&shelf.spec)));
+                work.start.push((id, shelf.fresh()));
             }
         }
         work
@@ -227,12 +282,19 @@ impl Shelves {
         let Some(key) = self.starting.remove(id) else { return false };
         let Some(shelf) = self.shelves.get_mut(&key) else { return false };
         match result {
-            Ok(since) if *spec == shelf.spec => {
+            Ok(since) if alike(spec, &shelf.spec) => {
                 (shelf.failures, shelf.wait_until, shelf.problem) = (0, None, None);
                 shelf.ready.push_back(Ready { id: id.clone(), since, spec: Arc::clone(&shelf.spec) });
                 true
             }
             Ok(_) => false,
+            // From nothing, and at once: that says what is wrong, if it is not the machine.
+            Err(problem) if spec.restore.is_some() => {
+                if shelf.machine == spec.restore {
+                    (shelf.machine, shelf.broken) = (None, Some(problem));
+                }
+                true
+            }
             Err(problem) => {
                 shelf.failures = shelf.failures.saturating_add(1);
                 shelf.wait_until = Some(now.plus(back_off(shelf.failures)));

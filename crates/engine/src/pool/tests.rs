@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_model::lifecycle::PhaseName;
-use moat_model::spec::{ClaimSpec, OnTimeout, Owner, ProcessDefaults, Resources};
+use moat_model::spec::{ClaimSpec, MachineSnapshot, OnTimeout, Owner, ProcessDefaults, Resources};
 use moat_model::{ErrorKind, Namespace, SandboxId, SandboxSpec};
 use tokio::time::{sleep, timeout};
 
@@ -36,7 +36,8 @@ async fn bench(fake: FakeConfig) -> Bench {
 }
 
 fn shape(key: &str, version: u64, (min_ready, max_ready): (usize, usize)) -> Shape {
-    Shape { key: key.to_owned(), version, spec: SandboxSpec { main: None, ..spec("", &[]) }, min_ready, max_ready }
+    let spec = SandboxSpec { main: None, ..spec("", &[]) };
+    Shape { key: key.to_owned(), version, spec, machine: None, min_ready, max_ready }
 }
 
 fn claim() -> ClaimSpec {
@@ -203,4 +204,33 @@ async fn shapes_that_cannot_be_kept_are_refused() {
     let main = Shape { spec: spec("app", &[]), ..shape("py", 1, (1, 1)) };
     assert_eq!(b.pool.set_shapes(vec![main]).unwrap_err().kind, ErrorKind::InvalidSpec);
     assert_eq!(b.pool.statuses(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lent_is_nobody_elses_and_comes_back() {
+    let b = bench(FakeConfig::default()).await;
+    b.pool.set_shapes(vec![shape("py", 1, (1, 1))]).unwrap();
+    fares(&b.pool, "py", |s| s.ready == 1).await;
+    let id = b.pool.lend("py", 1).unwrap();
+    assert_eq!((b.pool.lend("py", 1), b.pool.take("py", 1)), (None, None));
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(members(&b.engine), BTreeSet::from([id.clone()]), "none is started in its place");
+    b.pool.give_back(&id);
+    assert_eq!(b.pool.take("py", 1), Some(id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_nothing_can_be_made_of_is_dropped_and_members_start_from_nothing() {
+    let b = bench(FakeConfig::default()).await;
+    let machine = MachineSnapshot { dir: "/nowhere".into(), driver: "fake".to_owned() };
+    let broken = || Shape { machine: Some(machine.clone()), ..shape("py", 1, (2, 2)) };
+    b.pool.set_shapes(vec![broken()]).unwrap();
+    let status = fares(&b.pool, "py", |s| s.ready == 2 && s.starting == 0).await;
+    assert!(status.broken.is_some() && status.problem.is_none(), "{status:?}");
+    // Named again it is not tried again, until somebody has named none.
+    b.pool.set_shapes(vec![broken()]).unwrap();
+    assert!(b.pool.status("py").unwrap().broken.is_some());
+    b.pool.set_shapes(vec![shape("py", 1, (2, 2))]).unwrap();
+    assert_eq!(b.pool.status("py").unwrap().broken, None);
+    assert_eq!(members(&b.engine).len(), 2, "members stay");
 }

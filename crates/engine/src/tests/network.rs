@@ -429,7 +429,15 @@ async fn members_of_a_pool_have_networks_like_others() {
     let b = bench(FakeConfig::default()).await;
     let pool = Pool::open(b.engine.clone(), PoolConfig::default());
     let member = wired(SandboxSpec { main: None, ..spec("", &[]) });
-    pool.set_shapes(vec![Shape { key: "py".into(), version: 1, spec: member, min_ready: 4, max_ready: 4 }]).unwrap();
+    pool.set_shapes(vec![Shape {
+        key: "py".into(),
+        version: 1,
+        spec: member,
+        machine: None,
+        min_ready: 4,
+        max_ready: 4,
+    }])
+    .unwrap();
     let stocked = async {
         while pool.status("py").is_none_or(|status| status.ready < 4) {
             sleep(Duration::from_millis(10)).await;

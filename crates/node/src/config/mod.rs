@@ -4,6 +4,7 @@
 //! read by [`nex`] into the same shape); [`NodeConfig`] is what it means, checked, with every default filled in.
 //! `docs/config.md` is generated from [`reference`].
 
+pub mod machines;
 pub mod network;
 pub mod nex;
 mod proxy;
@@ -27,6 +28,7 @@ use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 use zeroize::Zeroizing;
 
+pub use self::machines::{MACHINE_DRIVERS, MachinesConfig};
 pub use self::network::NetworkConfig;
 pub use self::proxy::ProxyConfig;
 pub use self::service::{ApiConfig, OciConfig, PoolConfig, PoolTemplate, SandboxesConfig};
@@ -95,7 +97,7 @@ pub enum ConfigError {
 }
 
 /// Names of the drivers a node can be told to offer.
-pub const DRIVER_NAMES: [&str; 2] = ["container", "process"];
+pub const DRIVER_NAMES: [&str; 4] = ["container", "firecracker", "qemu", "process"];
 
 /// Workload types of Nex; only `native` runs on this version.
 pub const WORKLOAD_TYPES: [&str; 4] = ["native", "v8", "wasm", "oci"];
@@ -126,7 +128,8 @@ pub struct NodeConfig {
     pub deny_trigger_subjects: Vec<String>,
     /// Bounds on what is taken.
     pub limits: Limits,
-    /// Drivers offered, of [`DRIVER_NAMES`].
+    /// Drivers offered, of [`DRIVER_NAMES`]: of those that give the same the first. One that cannot work here is left out
+    /// and said; only without any that gives [`NodeConfig::isolation`] the node does not start.
     pub drivers: Vec<String>,
     /// Isolation of a workload that asks for none.
     pub isolation: Isolation,
@@ -140,6 +143,8 @@ pub struct NodeConfig {
     pub logs: LogsConfig,
     /// What JetStream keeps.
     pub history: HistoryConfig,
+    /// MicroVMs.
+    pub machines: MachinesConfig,
     /// The container driver.
     pub container: ContainerConfig,
     /// The process driver.
@@ -272,13 +277,45 @@ impl NodeConfig {
 
     /// Reads Nex's JSON.
     pub fn from_nex_json(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let (raw, notes) = nex::read(text, origin)?;
-        resolve::resolve(raw, notes, origin)
+        let (raw, notes, machines) = nex::read(text, origin)?;
+        let mut config = resolve::resolve(raw, notes, origin)?;
+        config.machines.preferred = machines;
+        Ok(config)
     }
 
     /// Whether sandboxed workloads are the rule here, in the sense of Nex's auction.
     pub fn sandboxed(&self) -> bool {
         self.isolation > Isolation::Process
+    }
+
+    /// Whether a driver of microVMs is among those to be offered.
+    pub fn offers_machines(&self) -> bool {
+        self.drivers.iter().any(|d| MACHINE_DRIVERS.contains(&d.as_str()))
+    }
+
+    /// Where the guest of microVMs lies.
+    pub fn guest_dir(&self) -> PathBuf {
+        self.machines.guest.dir.clone().unwrap_or_else(|| self.data_dir.join("guest"))
+    }
+
+    /// Where machines are kept.
+    pub fn machines_dir(&self) -> PathBuf {
+        self.machines.guest.machines_dir.clone().unwrap_or_else(|| self.data_dir.join("machines"))
+    }
+
+    /// Limits of a microVM whose creator names none.
+    pub fn machine_resources(&self) -> Resources {
+        let guest = &self.machines.guest;
+        // The host does not see which of a machine's memory is in use: there is nothing to protect.
+        let mut resources = Resources { memory_reserve_bytes: None, ..self.resources.clone() };
+        resources.memory_bytes.get_or_insert(guest.memory_bytes);
+        resources.cpu_quota_millis.get_or_insert(guest.vcpus.saturating_mul(1000));
+        // A file system of the operator's own is as large as it is.
+        if self.machines.firecracker.names_rootfs() {
+            return resources;
+        }
+        resources.disk_bytes.get_or_insert(guest.disk_bytes);
+        resources
     }
 
     /// Whether the operator allowed workloads without a sandbox.

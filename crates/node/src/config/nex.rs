@@ -4,24 +4,23 @@
 //! accepted and named, each with what it would need, so that an operator sees what a file of his no longer does.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::ConfigError;
+use super::machines::{RateLimiters, RawFirecracker, TokenBucket};
 use super::network::RawNetwork;
 use super::raw::{RawAutostart, RawConfig, RawLimits, RawResources};
 use super::span::{Size, Span};
 
 /// Members accepted without effect, and what each would need.
-const WITHOUT_EFFECT: [(&str, &str); 26] = [
-    ("default_resource_dir", "kernels and root filesystems belong to microVMs, which need the firecracker driver"),
-    ("kernel_filepath", "a kernel belongs to microVMs, which need the firecracker driver"),
-    ("kernel_path", "a kernel belongs to microVMs, which need the firecracker driver"),
-    ("rootfs_filepath", "a root filesystem image belongs to microVMs, which need the firecracker driver"),
-    ("rootfs_path", "a root filesystem image belongs to microVMs, which need the firecracker driver"),
-    ("bin_path", "the agent is built into this program; firecracker would need its driver"),
-    ("machine_pool_size", "sandboxes are made when they are needed; a warm pool does not exist yet"),
+const WITHOUT_EFFECT: [(&str, &str); 19] = [
+    (
+        "machine_pool_size",
+        "each workload has a machine of its own from the start, made when it is asked for and known by its id; what is to stand ready is a pool of a template",
+    ),
     (
         "cni.network_name",
         "no CNI plugins are run, so there is no list of them to name; the node's own network has a name in network.name of the TOML configuration",
@@ -33,7 +32,6 @@ const WITHOUT_EFFECT: [(&str, &str); 26] = [
         "sandboxes do not reach the node, whatever its address: a workload that is to reach NATS has moat.nats",
     ),
     ("internal_node_port", "there is no internal NATS server to give a port to"),
-    ("rate_limiters", "token buckets for drive and network apply to microVMs only, which need the firecracker driver"),
     ("host_services", "host services belong to functions (v8, wasm), which do not exist yet"),
     ("public_nats_server", "start a nats-server beside the node, or use `moat up`, which does it"),
     ("agent_ping_timeout_ms", "the agent's connection is watched, not polled"),
@@ -55,6 +53,13 @@ struct NexConfig {
     #[serde(default)]
     no_sandbox: bool,
     machine_pool_size: Option<u64>,
+    default_resource_dir: Option<PathBuf>,
+    kernel_filepath: Option<PathBuf>,
+    kernel_path: Option<PathBuf>,
+    rootfs_filepath: Option<PathBuf>,
+    rootfs_path: Option<PathBuf>,
+    bin_path: Option<Vec<PathBuf>>,
+    rate_limiters: Option<NexLimiters>,
     machine_template: Option<MachineTemplate>,
     cni: Option<Cni>,
     workload_types: Option<Vec<String>>,
@@ -70,6 +75,29 @@ struct NexConfig {
 struct MachineTemplate {
     vcpu_count: Option<u32>,
     memsize_mib: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct NexLimiters {
+    bandwidth: Option<NexBucket>,
+    iops: Option<NexBucket>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct NexBucket {
+    one_time_burst: Option<u64>,
+    #[serde(default)]
+    refill_time: u64,
+    #[serde(default)]
+    size: u64,
+}
+
+impl NexBucket {
+    /// An empty one is how Go writes that there is none.
+    fn bucket(self) -> Option<TokenBucket> {
+        let Self { one_time_burst, refill_time, size } = self;
+        (size > 0 && refill_time > 0).then_some(TokenBucket { one_time_burst, refill_time, size })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -114,7 +142,8 @@ impl std::fmt::Debug for AutostartWorkload {
 }
 
 /// Reads Nex's JSON into our shape, with a note for each member that has no effect.
-pub fn read(text: &str, origin: &str) -> Result<(RawConfig, Vec<String>), ConfigError> {
+/// The third says whether it means microVMs: Nex needs a kernel for whatever it calls sandboxed.
+pub fn read(text: &str, origin: &str) -> Result<(RawConfig, Vec<String>, bool), ConfigError> {
     let json = |e: serde_json::Error| ConfigError::Json { origin: origin.to_owned(), message: e.to_string() };
     let members: Map<String, Value> = serde_json::from_str(text).map_err(json)?;
     // Read from the text again, not from the map, so that an error still names line and column.
@@ -127,7 +156,30 @@ pub fn read(text: &str, origin: &str) -> Result<(RawConfig, Vec<String>), Config
         });
     }
     let notes = notes(&members);
-    Ok((translate(nex), notes))
+    let kernel = [&nex.kernel_filepath, &nex.kernel_path, &nex.default_resource_dir];
+    let machines = !nex.no_sandbox && kernel.into_iter().any(|path| named(path.clone()).is_some());
+    Ok((translate(nex), notes, machines))
+}
+
+/// A path that is one: Go writes an empty text for none. Nex takes relative ones, from where it is started.
+fn named(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.and_then(|path| std::path::absolute(path).ok())
+}
+
+/// What is Firecracker's.
+fn firecracker(nex: &NexConfig) -> RawFirecracker {
+    let bin_path = nex.bin_path.clone().unwrap_or_default().into_iter().filter_map(|dir| named(Some(dir))).collect();
+    RawFirecracker {
+        bin_path: Some(bin_path),
+        kernel_filepath: named(nex.kernel_filepath.clone()).or_else(|| named(nex.kernel_path.clone())),
+        rootfs_filepath: named(nex.rootfs_filepath.clone()).or_else(|| named(nex.rootfs_path.clone())),
+        resource_dir: named(nex.default_resource_dir.clone()),
+        rate_limiters: nex.rate_limiters.map(|given| RateLimiters {
+            bandwidth: given.bandwidth.and_then(NexBucket::bucket),
+            iops: given.iops.and_then(NexBucket::bucket),
+        }),
+        ..RawFirecracker::default()
+    }
 }
 
 fn notes(members: &Map<String, Value>) -> Vec<String> {
@@ -147,6 +199,7 @@ fn member<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a Value> 
 }
 
 fn translate(nex: NexConfig) -> RawConfig {
+    let firecracker = firecracker(&nex);
     let limits = nex.node_limits.map(|l| RawLimits {
         workloads_max: l.max_workloads,
         artifact_size_max: l.max_workload_bytes.map(Size),
@@ -174,6 +227,7 @@ fn translate(nex: NexConfig) -> RawConfig {
         limits: limits.unwrap_or_default(),
         resources: resources.unwrap_or_default(),
         network,
+        firecracker,
         agent_start_timeout: nex
             .agent_handshake_timeout_ms
             .filter(|ms| *ms > 0)

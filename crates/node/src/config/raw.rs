@@ -7,9 +7,10 @@ use moat_drivers::container::ContainerConfig;
 use moat_drivers::process::ProcessConfig;
 use serde::Deserialize;
 
+use super::machines::{RawFirecracker, RawGuest, RawQemu};
 use super::network::RawNetwork;
 use super::proxy::RawProxy;
-use super::service::{RawAgent, RawApi, RawFirecracker, RawOci, RawPool, RawSandboxes};
+use super::service::{RawAgent, RawApi, RawOci, RawPool, RawSandboxes};
 use super::span::{Size, Span};
 use crate::jetstream::HistoryConfig;
 
@@ -65,6 +66,10 @@ pub struct RawConfig {
     pub pool: RawPool,
     #[serde(default)]
     pub agent: RawAgent,
+    #[serde(default)]
+    pub guest: RawGuest,
+    #[serde(default)]
+    pub qemu: RawQemu,
     #[serde(default)]
     pub firecracker: RawFirecracker,
     #[serde(default)]

@@ -63,14 +63,14 @@ const TOP: &[Key] = &[
     key(
         "drivers",
         "list",
-        "`[\"container\"]`",
-        "Drivers offered: `container`, `process`. `process` means **no sandbox**; it is refused unless it stands here.",
+        "`[\"container\", \"firecracker\", \"qemu\"]`",
+        "Drivers offered: `container`, `firecracker`, `qemu`, `process`; of two that give the same the first. One that cannot work on this host is left out, and the log says why. `process` means **no sandbox**; it is refused unless it stands here.",
     ),
     key(
         "isolation",
-        "`container` or `process`",
+        "`microvm`, `container` or `process`",
         "`container` if that driver is listed",
-        "Isolation of a workload that asks for none.",
+        "Isolation of a workload that asks for none. A node without a driver that gives it does not start.",
     ),
     key(
         "template",
@@ -121,6 +121,8 @@ const TOP: &[Key] = &[
     key("sandboxes", "table", "", "See `[sandboxes]`."),
     key("pool", "table", "", "See `[pool]`."),
     key("agent", "table", "", "See `[agent]`."),
+    key("guest", "table", "", "See `[guest]`."),
+    key("qemu", "table", "", "See `[qemu]`."),
     key("firecracker", "table", "", "See `[firecracker]`."),
     key("network", "table", "", "See `[network]`."),
     key("autostart", "list of tables", "", "See `[[autostart]]`."),
@@ -271,7 +273,17 @@ pub const SECTIONS: &[Section] = &[
     },
     Section { table: "pool.templates", about: "The pool of one template.", keys: service_reference::POOL_TEMPLATES },
     Section { table: "agent", about: "NanoBox's table.", keys: service_reference::AGENT },
-    Section { table: "firecracker", about: "NanoBox's table.", keys: service_reference::FIRECRACKER },
+    Section {
+        table: "guest",
+        about: "What microVMs boot, and how large they are: docs/microvms.md.",
+        keys: super::machines::GUEST,
+    },
+    Section { table: "qemu", about: "The QEMU driver.", keys: super::machines::QEMU },
+    Section {
+        table: "firecracker",
+        about: "The Firecracker driver. It needs KVM on which guests really run.",
+        keys: super::machines::FIRECRACKER,
+    },
     Section {
         table: "network",
         about: "What connects sandboxes; docs/networks.md says how. The table is NanoBox's, with more in it. A node that is not in `/run/moat` has a name, subnet and gateway derived from its `run_dir`, so that several can share a host.",
@@ -341,10 +353,12 @@ const NEX: &str = "
 ## Nex's JSON
 
 Accepted unchanged: `no_sandbox` (offers the process driver and makes it the default), `machine_template` (the default
-memory and CPU quota), `workload_types`, `tags`, `valid_issuers`, `deny_trigger_subjects`, `node_limits`,
+memory and CPU quota), `kernel_filepath`, `rootfs_filepath`, `default_resource_dir`,
+`bin_path`, `rate_limiters` (those of `[firecracker]`), `workload_types`, `tags`, `valid_issuers`, `deny_trigger_subjects`, `node_limits`,
 `agent_handshake_timeout_ms`, `autostart`, `cni.subnet` (`network.subnet`), `cni.nameservers` (`network.upstreams`);
 `preserve_network` has no meaning, since this node never deletes what it did not
-make. Members that nobody knows are ignored, as Nex does. The following are accepted without effect, and each is named
+make. Without `no_sandbox`, and with a kernel or a resource directory named, workloads get what Nex gives them: a microVM, on a
+host where hardware runs it; elsewhere a container, and the log says so. Members that nobody knows are ignored, as Nex does. The following are accepted without effect, and each is named
 in the log with its reason:
 
 | member | why it has no effect |

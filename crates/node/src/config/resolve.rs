@@ -7,12 +7,12 @@ use moat_model::spec::Resources;
 use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 
-use super::proxy;
 use super::raw::{RawAutostart, RawConfig, RawLimits, RawNats, RawResources, RawRestart};
 use super::{
     AutostartConfig, ConfigError, DENIED_ALWAYS, DRIVER_NAMES, Limits, LogsConfig, NatsConfig, NodeConfig, Secret,
     WORKLOAD_TYPES,
 };
+use super::{machines, proxy};
 use super::{network, service};
 
 /// Heartbeats of Nex come every 30 s, and clients wait for them.
@@ -40,13 +40,14 @@ pub(super) fn defaults() -> NodeConfig {
         valid_issuers: Vec::new(),
         deny_trigger_subjects: DENIED_ALWAYS.map(str::to_owned).to_vec(),
         limits: Limits::default(),
-        drivers: vec!["container".to_owned()],
+        drivers: ["container"].into_iter().chain(super::MACHINE_DRIVERS).map(str::to_owned).collect(),
         isolation: Isolation::Container,
         template: "host".to_owned(),
         resources: Resources::default(),
         restart: RestartPolicy::default(),
         logs: LogsConfig { files_max: 10, file_bytes_max: 10 << 20 },
         history: crate::jetstream::HistoryConfig::default(),
+        machines: super::MachinesConfig::default(),
         container: moat_drivers::container::ContainerConfig::default(),
         process: moat_drivers::process::ProcessConfig::default(),
         artifact_cache_bytes_max: ARTIFACT_CACHE_BYTES,
@@ -112,6 +113,12 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
         restart: restart(raw.restart, base.restart)?,
         logs: logs(raw.logs, base.logs)?,
         history: raw.history,
+        machines: super::MachinesConfig {
+            guest: machines::guest(raw.guest, &raw.agent)?,
+            qemu: machines::qemu(raw.qemu)?,
+            firecracker: machines::firecracker(raw.firecracker, &raw.agent)?,
+            preferred: false,
+        },
         container: raw.container,
         process: raw.process,
         artifact_cache_bytes_max: raw.artifact_cache_max.map_or(base.artifact_cache_bytes_max, |s| s.0),
@@ -140,27 +147,34 @@ fn absolute(key: &str, path: PathBuf) -> Result<PathBuf, Fault> {
 fn drivers(given: Option<Vec<String>>, base: Vec<String>) -> Result<Vec<String>, Fault> {
     let drivers = given.unwrap_or(base);
     if drivers.is_empty() {
-        return fault("drivers", "names no driver; give at least one of container, process");
+        return fault("drivers", format!("names no driver; give at least one of {}", DRIVER_NAMES.join(", ")));
     }
     match drivers.iter().find(|d| !DRIVER_NAMES.contains(&d.as_str())) {
-        Some(unknown) => fault("drivers", format!("{unknown:?} is not a driver; there are container and process")),
+        Some(unknown) => {
+            fault("drivers", format!("{unknown:?} is not a driver; there are {}", DRIVER_NAMES.join(", ")))
+        }
         None => Ok(drivers),
     }
 }
 
 fn isolation(given: Option<&str>, drivers: &[String]) -> Result<Isolation, Fault> {
     let offers = |name: &str| drivers.iter().any(|d| d == name);
+    let machines = super::MACHINE_DRIVERS.into_iter().any(offers);
     let isolation = match given {
         Some(text) => match Isolation::parse(text) {
             Some(isolation) => isolation,
-            None => return fault("isolation", format!("{text:?} is none of container, process")),
+            None => return fault("isolation", format!("{text:?} is none of microvm, container, process")),
         },
         None if offers("container") => Isolation::Container,
+        None if machines => Isolation::Microvm,
         None => Isolation::Process,
     };
     match isolation {
-        Isolation::Microvm => fault("isolation", "no driver of this version gives microvm; use container"),
-        Isolation::Container if !offers("container") => fault("isolation", "container needs \"container\" in drivers"),
+        Isolation::Microvm if !machines => fault("isolation", "microvm needs \"qemu\" or \"firecracker\" in drivers"),
+        // A microVM is stronger than what is asked for.
+        Isolation::Container if !offers("container") && !machines => {
+            fault("isolation", "container needs \"container\" in drivers")
+        }
         Isolation::Process if !offers("process") => {
             fault("isolation", "process means no sandbox at all; allow it with drivers = [\"container\", \"process\"]")
         }

@@ -6,9 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moat_model::Isolation;
 use moat_model::network::NetworkMode;
 use serde::Deserialize;
 
+use super::machines::RawFirecracker;
 use super::network::RawNetwork;
 use super::span::Size;
 
@@ -105,6 +107,8 @@ pub struct PoolTemplate {
     pub image: Option<String>,
     /// Network its members have. What has none cannot become one with, nor the other way round.
     pub network: NetworkMode,
+    /// Weakest isolation its members have.
+    pub isolation: Isolation,
 }
 
 /// Bounds on sandboxes made through the API.
@@ -159,14 +163,6 @@ pub struct RawAgent {
     pub snapshot_dir: Option<PathBuf>,
 }
 
-/// `[firecracker]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawFirecracker {
-    pub kernel: Option<PathBuf>,
-    pub boot_args: Option<String>,
-}
-
 /// `[oci]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -200,6 +196,7 @@ pub struct RawPoolTemplate {
     pub max_ready: u32,
     pub image: Option<String>,
     pub network: Option<String>,
+    pub isolation: Option<String>,
 }
 
 /// `[sandboxes]`
@@ -254,22 +251,16 @@ pub(super) fn name(own: Option<String>, agent: &RawAgent) -> Result<Option<Strin
 }
 
 /// Members accepted without effect, and why they have none: for the notes and for `docs/config.md`.
-pub(super) const WITHOUT_EFFECT: [(&str, &str); 7] = [
-    ("agent.firecracker_bin", "it belongs to microVMs, which need the firecracker driver"),
+pub(super) const WITHOUT_EFFECT: [(&str, &str); 4] = [
     ("agent.rootfs_dir", "the root of an image is kept in oci.cache_dir, one file for each image"),
-    ("agent.snapshot_dir", "snapshots are layers in oci.cache_dir; their records lie in data_dir"),
-    ("firecracker.kernel", "a kernel belongs to microVMs, which need the firecracker driver"),
-    ("firecracker.boot_args", "a kernel belongs to microVMs, which need the firecracker driver"),
+    ("firecracker.boot_args", "the command line of a guest is the driver's: it boots into the node's own agent"),
     ("network.bridge_name", "each sandbox has a link of its own that is routed; there is no bridge to name"),
     ("oci.init_binary", "the agent is built into this program"),
 ];
 
 pub(super) fn notes(agent: &RawAgent, firecracker: &RawFirecracker, network: &RawNetwork, oci: &RawOci) -> Vec<String> {
     let given = [
-        agent.firecracker_bin.is_some(),
         agent.rootfs_dir.is_some(),
-        agent.snapshot_dir.is_some(),
-        firecracker.kernel.is_some(),
         firecracker.boot_args.is_some(),
         network.bridge_name.is_some(),
         oci.init_binary.is_some(),
@@ -336,8 +327,16 @@ pub(super) fn pool(raw: RawPool, sandboxes_max: usize) -> Result<PoolConfig, Fau
                 return fault(at("network"), format!("{other:?} is none of isolated, internal, internet"));
             }
         };
+        let isolation = match entry.isolation.as_deref() {
+            None | Some("container") => Isolation::Container,
+            Some("microvm") => Isolation::Microvm,
+            Some(other) => return fault(at("isolation"), format!("{other:?} is none of container, microvm")),
+        };
+        if isolation == Isolation::Microvm && entry.name == "host" {
+            return fault(at("isolation"), "a microVM cannot show paths of the host: name another template");
+        }
         let RawPoolTemplate { name, min_ready, max_ready, image, .. } = entry;
-        templates.push(PoolTemplate { name, min_ready, max_ready, image, network });
+        templates.push(PoolTemplate { name, min_ready, max_ready, image, network, isolation });
     }
     let ready: u64 = templates.iter().map(|t| u64::from(t.max_ready)).sum();
     if ready > u64::try_from(sandboxes_max).unwrap_or(u64::MAX) {

@@ -55,18 +55,19 @@ pub(super) const POOL_TEMPLATES: &[Key] = &[
         "`isolated`",
         "Network of its members. Creates with `internal` and `internet` are served by a pool with either; policy, ports and limits are theirs.",
     ),
+    key(
+        "isolation",
+        "`container` or `microvm`",
+        "`container`",
+        "Weakest isolation its members have. The first microVM of a version is booted and kept; those after it are made from what was kept.",
+    ),
 ];
 
 pub(super) const AGENT: &[Key] = &[
     key("node_id", "text", "none", "The same as `name`."),
-    key("firecracker_bin", "path", "none", "No effect (see the end)."),
+    key("firecracker_bin", "path", "none", "The same as `firecracker.program`."),
     key("rootfs_dir", "path", "none", "No effect (see the end)."),
-    key("snapshot_dir", "path", "none", "No effect (see the end)."),
-];
-
-pub(super) const FIRECRACKER: &[Key] = &[
-    key("kernel", "path", "none", "No effect (see the end)."),
-    key("boot_args", "text", "none", "No effect (see the end)."),
+    key("snapshot_dir", "path", "none", "The same as `guest.machines_dir`."),
 ];
 
 pub(super) const NETWORK: &[Key] = &[

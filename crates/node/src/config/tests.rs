@@ -31,9 +31,31 @@ fn an_unknown_key_is_refused_with_its_line() {
 fn values_that_cannot_be_meant_name_their_key() {
     for (text, key) in [
         ("run_dir = 'relative'", "run_dir"),
-        ("drivers = ['firecracker']", "drivers"),
+        ("drivers = ['xen']", "drivers"),
         ("isolation = 'process'", "isolation"),
-        ("isolation = 'microvm'", "isolation"),
+        ("isolation = 'vm'", "isolation"),
+        ("drivers = ['container']\nisolation = 'microvm'", "isolation"),
+        ("drivers = ['qemu', 'process']\nisolation = 'none'", "isolation"),
+        ("[guest]\ndir = 'x'", "guest.dir"),
+        ("[guest]\nmemory = '8MiB'", "guest.memory"),
+        ("[guest]\nvcpus = 0", "guest.vcpus"),
+        ("[guest]\ndisk = 1", "guest.disk"),
+        ("[guest]\nmachines_dir = '/a'\n[agent]\nsnapshot_dir = '/b'", "agent.snapshot_dir"),
+        ("[qemu]\nprogram = 'bin/qemu'", "qemu.program"),
+        ("[firecracker]\nprogram = '/a'\n[agent]\nfirecracker_bin = '/b'", "agent.firecracker_bin"),
+        ("[firecracker]\nbin_path = ['opt']", "firecracker.bin_path"),
+        ("[firecracker]\nkernel_filepath = '/a'\nkernel = '/b'", "firecracker.kernel"),
+        ("[firecracker]\nrootfs_filepath = 'r'", "firecracker.rootfs_filepath"),
+        ("[firecracker]\ncpu_template = 'T9'", "firecracker.cpu_template"),
+        ("[firecracker]\nrate_limiters = { iops = { size = 0, refill_time = 1 } }", "firecracker.rate_limiters.iops"),
+        (
+            "[[pool.templates]]\nname = 'a'\nmin_ready = 1\nmax_ready = 1\nisolation = 'process'",
+            "pool.templates[0].isolation",
+        ),
+        (
+            "[[pool.templates]]\nname = 'host'\nmin_ready = 1\nmax_ready = 1\nisolation = 'microvm'",
+            "pool.templates[0].isolation",
+        ),
         ("workload_types = ['elf']", "workload_types"),
         ("workload_types = ['v8']", "workload_types"),
         ("valid_issuers = ['nobody']", "valid_issuers"),
@@ -116,20 +138,17 @@ fn nex_json_is_accepted_unchanged() {
     assert_eq!(config.agent_start_timeout, Some(Duration::from_secs(7)));
     assert_eq!(config.autostart[0].location, ("B".to_owned(), "echo".to_owned()));
     assert_eq!(config.autostart[0].environment["a"].reveal(), "b");
-    for named in [
-        "default_resource_dir",
-        "machine_pool_size",
-        "kernel_path",
-        "rootfs_filepath",
-        "cni.network_name",
-        "cni.interface_name",
-        "internal_node_host",
-        "rate_limiters",
-        "v8",
-    ] {
+    for named in ["machine_pool_size", "cni.network_name", "cni.interface_name", "internal_node_host", "v8"] {
         assert!(config.notes.iter().any(|n| n.contains(named)), "{named}: {:?}", config.notes);
     }
     assert!(!config.notes.iter().any(|n| n.contains("preserve_network") || n.contains("something_new")));
+    let machines = &config.machines;
+    assert!(!machines.preferred, "without a sandbox there is no machine");
+    assert_eq!(machines.firecracker.kernel_filepath, Some(PathBuf::from("/k")));
+    assert_eq!(machines.firecracker.rootfs_filepath, Some(PathBuf::from("/r")));
+    assert_eq!(machines.firecracker.resource_dir, Some(PathBuf::from("/tmp/wd")));
+    let iops = machines::TokenBucket { one_time_burst: None, refill_time: 100, size: 10 };
+    assert_eq!(machines.firecracker.rate_limiters, machines::RateLimiters { bandwidth: None, iops: Some(iops) });
     assert_eq!(config.network.wanted.subnet, Some("192.168.127.0/24".parse().unwrap()));
     assert_eq!(config.network.net.upstreams, ["192.0.2.53:53".parse().unwrap()]);
     let default = NodeConfig::from_nex_json("{}", "config.json").unwrap();
@@ -139,10 +158,36 @@ fn nex_json_is_accepted_unchanged() {
 
 #[test]
 fn both_spellings_of_kernel_and_rootfs() {
+    let read = |text: &str| NodeConfig::from_nex_json(text, "c").unwrap();
     for name in ["kernel_filepath", "kernel_path", "rootfs_filepath", "rootfs_path"] {
-        let config = NodeConfig::from_nex_json(&format!(r#"{{"{name}":"/x"}}"#), "c").unwrap();
-        assert!(config.notes[0].starts_with(name), "{:?}", config.notes);
+        let config = read(&format!(r#"{{"{name}":"/x"}}"#));
+        let firecracker = &config.machines.firecracker;
+        let given = if name.starts_with('k') { &firecracker.kernel_filepath } else { &firecracker.rootfs_filepath };
+        assert_eq!((given, config.notes.len()), (&Some(PathBuf::from("/x")), 0));
+        assert_eq!(config.machines.preferred, name.starts_with('k'), "{name}");
     }
+    // As Go writes what is not set.
+    let empty = r#"{"default_resource_dir":"","kernel_filepath":"","bin_path":null,
+        "rate_limiters":{"bandwidth":{"size":0,"refill_time":0,"new":1},"iops":null}}"#;
+    let config = read(empty);
+    assert_eq!(config.machines, MachinesConfig::default());
+    assert_eq!(read(r#"{"bin_path":["/opt/fc"]}"#).machines.firecracker.bin_path, [PathBuf::from("/opt/fc")]);
+    let message = NodeConfig::from_nex_json(r#"{"machine_pool_size":0}"#, "c").map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains(": machine_pool_size: "), "{message}");
+}
+
+#[test]
+fn drivers_of_microvms_are_among_those_that_are_offered() {
+    let config = toml("").unwrap();
+    assert_eq!(config.drivers, ["container", "firecracker", "qemu"]);
+    assert!(config.offers_machines() && config.isolation == Isolation::Container);
+    assert_eq!(toml("isolation = 'microvm'").unwrap().isolation, Isolation::Microvm);
+    let alone = toml("drivers = ['qemu']").unwrap();
+    assert_eq!((alone.isolation, alone.sandboxed()), (Isolation::Microvm, true));
+    assert!(!toml("drivers = ['container']").unwrap().offers_machines());
+    let sized = toml("[resources]\nmemory = '1GiB'\n[guest]\nvcpus = 2").unwrap().machine_resources();
+    assert_eq!((sized.memory_bytes, sized.cpu_quota_millis), (Some(1 << 30), Some(2000)));
+    assert_eq!(sized.disk_bytes, Some(2 << 30));
 }
 
 #[test]
@@ -234,6 +279,7 @@ fn nanobox_toml_is_accepted_unchanged_and_what_has_no_effect_is_named() {
         max_ready: 10,
         image: None,
         network: Default::default(),
+        isolation: Isolation::Container,
     };
     assert_eq!(config.pool.templates, [pool]);
     let (mut keys, mut table) = (Vec::new(), String::new());
@@ -247,6 +293,9 @@ fn nanobox_toml_is_accepted_unchanged_and_what_has_no_effect_is_named() {
     let works = [
         "api.listen_addr",
         "agent.node_id",
+        "agent.firecracker_bin",
+        "agent.snapshot_dir",
+        "firecracker.kernel",
         "oci.cache_dir",
         "network.subnet",
         "network.host_iface",
@@ -259,7 +308,7 @@ fn nanobox_toml_is_accepted_unchanged_and_what_has_no_effect_is_named() {
         let noted = |n: &&String| n.starts_with(&format!("{key} has no effect on this node because "));
         assert_eq!(config.notes.iter().filter(noted).count(), 1, "{key}: {:?}", config.notes);
     }
-    assert_eq!(config.notes.len(), 8);
+    assert_eq!(config.notes.len(), 5);
     assert!(toml(&NANOBOX.replace("bridge_name", "bridge_nam")).is_err());
 }
 

@@ -10,6 +10,7 @@
 //! exist: whoever cannot wait kills the process, and nothing is lost by that either.
 
 mod drivers;
+mod machines;
 mod services;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use moat_api::Subjects;
 use moat_engine::{Engine, EngineConfig, Registry};
-use moat_model::NodeId;
+use moat_model::{Isolation, NodeId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,10 +46,14 @@ use crate::verbs::{self, Service, VERSION};
 use crate::workloads::record::{RecordJudge, RecordStore};
 use crate::workloads::{self, Workloads};
 
-pub use drivers::{drivers, named as named_drivers};
+pub use drivers::{Candidate, drivers, named as named_drivers};
 
 /// Requests under way when the daemon ends: long enough for a deploy that is fetching.
 const FINISH_BUDGET: Duration = Duration::from_secs(10);
+/// A kernel boots before its agent answers. A machine that starts many at once needs seconds.
+const BOOT: Duration = Duration::from_secs(30);
+/// The same where every instruction is translated: four seconds on an idle machine, a minute on a loaded one.
+const TRANSLATED_BOOT: Duration = Duration::from_secs(180);
 /// Workloads that are stopped with the daemon: their own grace period and then some.
 const STOP_BUDGET: Duration = Duration::from_secs(30);
 /// Actors write what they have and let go.
@@ -109,11 +114,12 @@ impl Node {
     }
 
     async fn start_guarded(
-        config: NodeConfig,
+        mut config: NodeConfig,
         registry: Registry,
         networks: Networks,
         guard: NodeGuard,
     ) -> Result<Self> {
+        drivers::prefer_machines(&mut config, &registry);
         let dirs = Dirs::new(&config.run_dir, &config.data_dir);
         make_private(dirs.data())?;
         for note in &config.notes {
@@ -128,7 +134,8 @@ impl Node {
         let outlet = open_outlet(&config, &dirs, outbox.clone()).await?;
         let isolation = services::isolation(&registry);
         let networks = Arc::new(networks);
-        let (engine, found) = Engine::open(engine_config(&config), registry, Arc::new(outlet.clone())).await?;
+        let engine_config = engine_config(&config, &registry);
+        let (engine, found) = Engine::open(engine_config, registry, Arc::new(outlet.clone())).await?;
         let artifacts = ArtifactStore::open(&dirs.artifacts(), config.artifact_cache_bytes_max)?;
         let base = workloads::Foundation {
             node: node.clone(),
@@ -152,6 +159,8 @@ impl Node {
             templates: templates.clone(),
             config: config.sandboxes.clone(),
             resources: sandboxes::limits::with_room(&config.resources),
+            machine: config.machine_resources(),
+            machines_dir: config.machines_dir(),
             sandboxes_max: config.sandboxes_max,
             isolation,
             process_allowed: config.unsafe_allowed(),
@@ -363,10 +372,13 @@ async fn open_outlet(config: &NodeConfig, dirs: &Dirs, outbox: Outbox) -> Result
     Ok(outlet)
 }
 
-fn engine_config(config: &NodeConfig) -> EngineConfig {
+fn engine_config(config: &NodeConfig, registry: &Registry) -> EngineConfig {
     let mut engine = EngineConfig::new(&config.run_dir, &config.data_dir);
     engine.uid_base = config.uid_base;
     engine.sandboxes_max = config.sandboxes_max;
+    if let Ok(offer) = registry.offer(Isolation::Microvm) {
+        engine.deadlines.agent = if offer.accelerator == Some("tcg") { TRANSLATED_BOOT } else { BOOT };
+    }
     if let Some(timeout) = config.agent_start_timeout {
         engine.deadlines.agent = timeout;
     }

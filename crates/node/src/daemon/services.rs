@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use moat_engine::{Engine, Registry};
+use moat_engine::{Engine, Offer, Registry};
 use moat_image::ImageStore;
 use moat_image::store::StoreConfig;
-use moat_model::{ErrorKind, Isolation};
+use moat_model::ErrorKind;
 
 use crate::config::{ApiConfig, NodeConfig};
 use crate::dirs::Dirs;
@@ -74,10 +74,11 @@ pub(super) async fn ingress(config: &NodeConfig, dirs: &Dirs, sandboxes: &Sandbo
     }
 }
 
-/// Kinds of isolation these drivers give, the strongest first.
-pub(super) fn isolation(registry: &Registry) -> Vec<Isolation> {
-    let mut kinds: Vec<Isolation> = registry.iter().map(|driver| driver.describe().isolation).collect();
-    kinds.sort_by(|a, b| b.cmp(a));
+/// What these drivers give, the strongest first, as replies say it.
+pub(super) fn isolation(registry: &Registry) -> Vec<String> {
+    let mut offers: Vec<Offer> = registry.iter().filter_map(|d| registry.offer_of(d.describe().name)).collect();
+    offers.sort_by_key(|offer| std::cmp::Reverse(offer.isolation));
+    let mut kinds: Vec<String> = offers.iter().map(Offer::shown).collect();
     kinds.dedup();
     kinds
 }

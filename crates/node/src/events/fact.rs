@@ -93,7 +93,7 @@ impl Fact {
             code: 0,
             message: None,
             attempt: (attempt.number > 0).then_some(attempt.number),
-            isolation: Some(view.isolation),
+            isolation: Some(view.into()),
         };
         let about = About::Deployed { namespace: workload.namespace.clone(), workload: workload.id.clone(), data };
         let at = view.started_at.unwrap_or(view.created_at);

@@ -112,6 +112,14 @@ impl Networks {
         Ok(spec)
     }
 
+    /// The same network for another, as one that was kept had it.
+    pub fn again(&self, kept: &NetworkSpec) -> Result<NetworkSpec> {
+        if kept.is_wired() && self.wires.is_none() {
+            return Err(self.none_here());
+        }
+        Ok(kept.clone())
+    }
+
     /// Another network for one that has `now`. Its address stays; so does its mode if none is named, and a chosen port of
     /// the host that leads to the same port.
     pub fn replan(&self, wish: NetworkWish, isolation: Isolation, now: &NetworkSpec) -> Result<NetworkSpec> {

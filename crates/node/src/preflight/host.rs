@@ -1,6 +1,6 @@
 //! What a node needs of its host, whatever the driver.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use moat_engine::driver::{Need, Requirement};
 use rustix::fs::{Access, access, statfs};
@@ -30,7 +30,6 @@ pub(super) fn requirements(config: &NodeConfig) -> Vec<Requirement> {
         open_files(),
         clock_set(),
         erofs(),
-        kvm(),
     ]
 }
 
@@ -157,46 +156,11 @@ fn erofs_of(known: &str, module: &Path, release: &str) -> (bool, String) {
     }
 }
 
-/// What stands behind `/dev/kvm`.
-fn kvm() -> Requirement {
-    let (met, fact) = kvm_kind(Path::new("/dev/kvm"), Path::new("/sys/module"));
-    let fix = "no driver of this version needs it; microVMs will: enable virtualisation in the firmware or nested \
-               virtualisation in the hypervisor, then modprobe kvm_intel or kvm_amd";
-    requirement("KVM", Need::Optional, met, fact, fix)
-}
-
-fn kvm_kind(device: &Path, modules: &Path) -> (bool, String) {
-    if !device.exists() {
-        return (false, format!("none: {} does not exist", device.display()));
-    }
-    let kind = [("kvm_intel", "intel (VMX)"), ("kvm_amd", "amd (SVM)"), ("kvm_pvm", "paravirtual (PVM)")]
-        .into_iter()
-        .find(|(module, _)| modules.join(module).exists())
-        .map_or("of an unknown kind, built into the kernel", |(_, kind)| kind);
-    let path: PathBuf = device.to_owned();
-    match access(&path, Access::READ_OK | Access::WRITE_OK) {
-        Ok(()) => (true, kind.to_owned()),
-        Err(errno) => (false, format!("{kind}, but {}: {errno}", path.display())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::PathBuf;
 
-    #[test]
-    fn kvm_is_told_apart() {
-        let dir = tempfile::tempdir().unwrap();
-        let device = dir.path().join("kvm");
-        assert!(!kvm_kind(&device, dir.path()).0);
-        std::fs::write(&device, "").unwrap();
-        assert!(kvm_kind(&device, dir.path()).1.contains("unknown kind"));
-        for (module, kind) in [("kvm_pvm", "paravirtual"), ("kvm_amd", "amd"), ("kvm_intel", "intel")] {
-            std::fs::create_dir(dir.path().join(module)).unwrap();
-            let (met, fact) = kvm_kind(&device, dir.path());
-            assert!(met && fact.contains(kind), "{fact}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn erofs_is_found_built_in_or_as_a_module() {

@@ -1,6 +1,7 @@
 //! Whether this machine can be a node: each requirement, met or not, with the fact that decided it and the fix.
 
 mod host;
+mod machines;
 mod nats;
 mod network;
 
@@ -9,8 +10,11 @@ use moat_model::ErrorKind;
 use serde::Serialize;
 
 use crate::config::NodeConfig;
-use crate::daemon::named_drivers;
+use crate::daemon::{Candidate, named_drivers};
 use crate::error::Error;
+
+/// Name of the section about what microVMs want of the host.
+const MACHINES: &str = "microvms";
 
 /// What was found.
 #[derive(Debug, Clone, Serialize)]
@@ -22,7 +26,7 @@ pub struct Report {
 /// Requirements of one thing.
 #[derive(Debug, Clone, Serialize)]
 pub struct Section {
-    /// `node`, `nats`, or a driver's name.
+    /// `node`, `nats`, `network`, `microvms`, or a driver's name.
     pub name: String,
     /// What it needs.
     pub requirements: Vec<Requirement>,
@@ -32,7 +36,7 @@ impl Report {
     /// Whether a node would start here: nothing required of node or NATS is missing, and at least one driver works.
     pub fn ready(&self) -> bool {
         let works = |s: &Section| s.requirements.iter().all(|r| r.met || r.need == Need::Optional);
-        let own = |s: &&Section| ["node", "nats", "network"].contains(&s.name.as_str());
+        let own = |s: &&Section| ["node", "nats", "network", MACHINES].contains(&s.name.as_str());
         let (own, drivers): (Vec<_>, Vec<_>) = self.sections.iter().partition(own);
         own.into_iter().all(works) && drivers.into_iter().any(works)
     }
@@ -47,12 +51,20 @@ pub async fn report(config: &NodeConfig) -> Report {
     if config.network.enabled != Some(false) {
         sections.push(Section { name: "network".to_owned(), requirements: network::requirements(config) });
     }
+    if config.offers_machines() {
+        sections.push(Section { name: MACHINES.to_owned(), requirements: machines::requirements() });
+    }
     match named_drivers(config) {
-        Ok(drivers) => sections.extend(
-            drivers
-                .iter()
-                .map(|driver| Section { name: driver.describe().name.to_owned(), requirements: driver.probe() }),
-        ),
+        Ok(candidates) => sections.extend(candidates.into_iter().map(|candidate| match candidate {
+            Candidate::Driver(driver) => {
+                Section { name: driver.describe().name.to_owned(), requirements: driver.probe() }
+            }
+            Candidate::Missing(absent) => {
+                let fix = format!("leave {} out of drivers, or give it what it needs", absent.driver);
+                let what = requirement("driver", Need::Required, false, absent.why, fix);
+                Section { name: absent.driver, requirements: vec![what] }
+            }
+        })),
         Err(error) => sections.push(broken_drivers(&error)),
     }
     Report { sections }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use moat_model::lifecycle::SandboxView;
 use moat_model::spec::Owner;
-use moat_model::{ErrorKind, Namespace, SandboxId};
+use moat_model::{ErrorKind, Isolation, Namespace, SandboxId};
 
 use crate::clock;
 use crate::error::{Error, Result};
@@ -80,7 +80,8 @@ impl Sandboxes {
 
     /// Makes a sandbox from nothing.
     pub(super) async fn launch(&self, plan: Plan) -> Result<SandboxView> {
-        let Plan { spec, pins } = plan;
+        // The machine, if it is made of one, is held until it has started.
+        let Plan { spec, pins, machine: _machine } = plan;
         let making = self.reserve(&spec.namespace)?;
         let base = &self.shared.base;
         base.engine.validate(&spec)?;
@@ -100,7 +101,8 @@ impl Sandboxes {
         let engine = &self.shared.base.engine;
         let template = plan.spec.origin.template.as_ref()?;
         let wanted = self.member_of(template)?;
-        let request = claim(&plan.spec, &wanted)?;
+        let machine = engine.offer(wanted.isolation).ok()?.isolation == Isolation::Microvm;
+        let request = claim(&plan.spec, &wanted, machine)?;
         // The quota is held by an id that never is; the member has one of its own.
         let making = self.reserve(&plan.spec.namespace).ok()?;
         // A member may have died a moment ago: the next one is asked, and there are only so many.

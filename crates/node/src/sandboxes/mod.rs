@@ -13,12 +13,14 @@ mod launch;
 pub(crate) mod limits;
 mod list;
 mod logs;
+mod machines;
 mod network;
 mod node;
 mod plan;
 mod pool;
 mod reaper;
 mod reply;
+mod seeds;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -30,14 +32,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use moat_api::rest::node::SandboxStats;
-use moat_api::rest::sandbox::{CreateSandbox, Explanation, Keepalive, Resume, Sandbox};
+use moat_api::rest::sandbox::{self as rest, CreateSandbox, Explanation, Keepalive, Pause, Resume, Sandbox};
 use moat_engine::guest::ExecSession;
 use moat_engine::pool::Pool;
 use moat_engine::{Engine, Guest};
 use moat_image::store::Pin;
 use moat_model::lifecycle::{PauseTo, SandboxView};
 use moat_model::spec::{ExecSpec, Owner, Resources};
-use moat_model::{ErrorKind, Isolation, Namespace, NodeId, ProcessSpec, SandboxId, Timestamp};
+use moat_model::{ErrorKind, Namespace, NodeId, ProcessSpec, SandboxId, Timestamp};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,8 +78,12 @@ pub struct Foundation {
     pub resources: Resources,
     /// Most sandboxes on the node.
     pub sandboxes_max: usize,
-    /// Kinds of isolation the node gives.
-    pub isolation: Vec<Isolation>,
+    /// The same of those that are microVMs.
+    pub machine: Resources,
+    /// Where machines are kept.
+    pub machines_dir: PathBuf,
+    /// What the node gives, the strongest first, as replies say it.
+    pub isolation: Vec<String>,
     /// The operator allows sandboxes that are none.
     pub process_allowed: bool,
     /// Warm pools.
@@ -141,7 +147,7 @@ impl Sandboxes {
             Ok::<_, Error>(history)
         });
         let history = history.await.map_err(|e| Error::caused_by(ErrorKind::Internal, "read the history", e))??;
-        let snapshots = Snapshots::open(&base.snapshot_dir, base.templates.store().clone())?;
+        let snapshots = Snapshots::open(&base.snapshot_dir, &base.machines_dir, base.templates.store().clone())?;
         let pool = Pool::open(base.engine.clone(), pool::config(&base.pool));
         let shared = Arc::new(Shared {
             base,
@@ -159,6 +165,7 @@ impl Sandboxes {
         });
         shared.base.templates.set_users(Arc::new(users::Users::of(&shared)));
         let this = Self { shared };
+        this.sweep_machines().await?;
         this.unbind_lost().await;
         let (reaper, filler) = (this.clone(), this.clone());
         this.shared.tasks.spawn(async move { reaper.reap().await });
@@ -212,10 +219,20 @@ impl Sandboxes {
         self.shown(&view)
     }
 
-    /// Freezes it. One that is paused already stays as it is.
-    pub async fn pause(&self, namespace: &Namespace, id: &SandboxId) -> Result<Sandbox> {
-        self.view(namespace, id)?;
-        let view = self.shared.base.engine.pause(id, PauseTo::Memory).await?;
+    /// Pauses it. One that is paused already goes from memory to disk if that is asked for, and else stays as it is.
+    pub async fn pause(&self, namespace: &Namespace, id: &SandboxId, request: Pause) -> Result<Sandbox> {
+        let view = self.view(namespace, id)?;
+        let engine = &self.shared.base.engine;
+        let to = match request.to {
+            rest::PauseTo::Memory => PauseTo::Memory,
+            rest::PauseTo::Disk if engine.offer_of(&view.driver).is_some_and(|offer| offer.stows) => PauseTo::Disk,
+            rest::PauseTo::Disk => {
+                let what =
+                    format!("to: sandbox {id} is a {}, which is paused in memory only; leave it out", view.isolation);
+                return Err(Error::new(ErrorKind::Unsupported, what));
+            }
+        };
+        let view = engine.pause(id, to).await?;
         self.shown(&view)
     }
 
@@ -336,6 +353,16 @@ impl Sandboxes {
                 tracing::warn!(%sandbox, error = %error.chain(), "output not closed");
             }
         }
+    }
+
+    /// Removes machines that nothing names: a daemon was killed while it wrote them, or made children of them.
+    async fn sweep_machines(&self) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let swept = tokio::task::spawn_blocking(move || {
+            let keeps = |name: &str| seeds::is_whole(name) || shared.snapshots.has(name);
+            machines::sweep(&shared.base.machines_dir, keeps)
+        });
+        swept.await.map_err(|e| Error::caused_by(ErrorKind::Internal, "sweep machines", e))?
     }
 
     /// Removes a file that may be there, off the async threads.

@@ -30,7 +30,7 @@ impl Sandboxes {
             name: base.name.clone(),
             version: VERSION.to_owned(),
             status: if base.lameduck.load(Ordering::Acquire) { "lameduck" } else { "ready" }.to_owned(),
-            isolation: base.isolation.iter().map(ToString::to_string).collect(),
+            isolation: base.isolation.clone(),
             cpus: u32::try_from(host::cpu_count()).unwrap_or(u32::MAX),
             memory_bytes: kib(memory.as_ref().map(|m| m.total)),
             memory_available_bytes: kib(memory.as_ref().map(|m| m.available)),

@@ -1,13 +1,14 @@
 //! From a request to what the engine is asked for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use moat_api::rest::sandbox::{CreateSandbox, OnTimeout, SecurityOptions};
+use moat_api::rest::sandbox::{CreateSandbox, OnTimeout, ResourceLimits, SecurityOptions};
 use moat_api::rest::template::TemplateDefaults;
 use moat_image::store::Pin;
 use moat_model::network::{NetworkMode, NetworkSpec};
 use moat_model::spec::{
-    self, ClaimSpec, IngressSpec, Origin, Owner, ProcessDefaults, RootSpec, Security, Signal, StopSpec,
+    self, ClaimSpec, IngressSpec, Origin, Owner, ProcessDefaults, Resources, RootSpec, Security, Signal, StopSpec,
 };
 use moat_model::{ErrorKind, Isolation, Namespace, ProcessSpec, SandboxSpec};
 
@@ -15,6 +16,7 @@ use crate::config::SandboxesConfig;
 use crate::error::{Error, Result};
 use crate::templates::Resolved;
 
+use super::machines::{self, Machine, MachineRecord};
 use super::{Sandboxes, checks, limits};
 
 /// A year, in seconds: a longer span is a mistake in the unit.
@@ -26,37 +28,48 @@ pub(super) struct Plan {
     pub spec: SandboxSpec,
     /// Keep the layers until the sandbox is recorded.
     pub pins: Vec<Pin>,
+    /// The machine it is made of, until it has started.
+    pub machine: Option<Arc<Machine>>,
 }
 
 impl Sandboxes {
     /// Checks everything that can be checked before anything is made.
     pub(super) async fn plan(&self, namespace: &Namespace, request: &CreateSandbox) -> Result<Plan> {
         check(request)?;
-        let isolation = self.isolation(request.isolation.as_deref())?;
-        let network = self.shared.base.networks.plan(request.network.as_ref(), isolation)?;
+        let asked = self.isolation(request.isolation.as_deref())?;
+        let kept = self.kept_machine(namespace, request, asked)?;
+        // What was kept as a machine is one again.
+        let isolation = if kept.is_some() { Isolation::Microvm } else { asked };
+        let base = &self.shared.base;
+        let given = match &kept {
+            Some((machine, _)) => base.engine.offer_of(&machine.driver).map(|offer| offer.isolation),
+            None => Some(base.engine.offer(isolation)?.isolation),
+        };
+        let network = self.network_of(request, isolation, kept.as_ref().map(|(machine, _)| machine))?;
         self.check_name(namespace, None, &network)?;
         if request.proxy.public && isolation == Isolation::Process {
             let why = "proxy.public: isolation process has only the host's ports, which the proxy does not reach";
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
-        let given = limits::parse("resources", &request.resources)?;
+        let limits = limits::parse("resources", &request.resources)?;
         let timeout = timeout(&self.shared.base.config, request.timeout_sec)?;
         let idle_timeout = span("idle_timeout_sec", request.idle_timeout_sec)?;
         let made_of = self.made_of(namespace, request).await?;
-        let of_template = limits::parse("template.resources", &made_of.resources)?;
-        let mut resources = given.over(&of_template).over(&self.shared.base.resources);
-        if given.disk_bytes.or(of_template.disk_bytes).is_none() {
-            // It lies in memory: one that fills it is to be told that it is full, before the kernel kills something.
-            let room = resources.memory_bytes.map(|memory| memory / 2);
-            resources.disk_bytes = resources.disk_bytes.map(|disk| room.map_or(disk, |room| disk.min(room)));
-        }
-        let main = main_process(request, &made_of.defaults)?;
+        let resources = match &kept {
+            Some((machine, _)) => machine.resources.clone(),
+            None => self.resources(limits, &made_of.resources, given == Some(Isolation::Microvm))?,
+        };
+        let main = match &kept {
+            Some((machine, _)) => machine.main.clone(),
+            None => main_process(request, &made_of.defaults)?,
+        };
         let spec = SandboxSpec {
             labels: request.metadata.clone(),
             main,
+            restore: kept.as_ref().map(|(_, machine)| machine.restore()),
             stop: stop(&made_of.defaults),
             resources,
-            security: security(&request.security),
+            security: security_of(request, kept.as_ref().map(|(machine, _)| machine))?,
             network,
             ingress: IngressSpec { public: request.proxy.public },
             timeout,
@@ -72,14 +85,66 @@ impl Sandboxes {
             },
             ..SandboxSpec::new(namespace.clone(), isolation, made_of.root)
         };
-        Ok(Plan { spec, pins: made_of.pins })
+        Ok(Plan { spec, pins: made_of.pins, machine: kept.map(|(_, machine)| machine) })
+    }
+
+    /// The machine that goes on in what is asked for, if it is made of one.
+    fn kept_machine(
+        &self,
+        namespace: &Namespace,
+        request: &CreateSandbox,
+        asked: Isolation,
+    ) -> Result<Option<(MachineRecord, Arc<Machine>)>> {
+        let (None, None, Some(snapshot)) = (&request.template, &request.image, &request.snapshot) else {
+            return Ok(None);
+        };
+        let Some((record, machine)) = self.shared.snapshots.resolve(namespace, snapshot)?.machine else {
+            return Ok(None);
+        };
+        machines::fits(request, asked, &record)?;
+        Ok(Some((record, machine)))
+    }
+
+    /// The network asked for. What goes on from a snapshot has the one it had, and never comes to a link or loses one.
+    fn network_of(
+        &self,
+        request: &CreateSandbox,
+        isolation: Isolation,
+        kept: Option<&MachineRecord>,
+    ) -> Result<NetworkSpec> {
+        let networks = &self.shared.base.networks;
+        let Some(kept) = kept else { return networks.plan(request.network.as_ref(), isolation) };
+        let network = match &request.network {
+            None => networks.again(&kept.network)?,
+            Some(wish) => networks.plan(Some(wish), isolation)?,
+        };
+        if network.is_wired() != kept.network.is_wired() {
+            let had = if kept.network.is_wired() { "a link: internal or internet" } else { "no link: isolated" };
+            let why = format!("{}: the snapshot is a machine with {had}", network.mode);
+            return Err(Error::invalid("network.mode", why));
+        }
+        Ok(network)
+    }
+
+    /// Limits: as asked, else the template's, else the operator's for what it is.
+    fn resources(&self, asked: Resources, template: &ResourceLimits, machine: bool) -> Result<Resources> {
+        let base = &self.shared.base;
+        let of_template = limits::parse("template.resources", template)?;
+        let given_disk = asked.disk_bytes.or(of_template.disk_bytes);
+        let mut resources = asked.over(&of_template).over(if machine { &base.machine } else { &base.resources });
+        if given_disk.is_none() && !machine {
+            // It lies in memory: one that fills it is to be told that it is full, before the kernel kills something.
+            let room = resources.memory_bytes.map(|memory| memory / 2);
+            resources.disk_bytes = resources.disk_bytes.map(|disk| room.map_or(disk, |room| disk.min(room)));
+        }
+        Ok(resources)
     }
 
     async fn made_of(&self, namespace: &Namespace, request: &CreateSandbox) -> Result<Resolved> {
         match (&request.template, &request.image, &request.snapshot) {
             (Some(template), None, None) => self.shared.base.templates.resolve(template),
             (None, Some(image), None) => self.shared.base.templates.resolve_image(image).await,
-            (None, None, Some(snapshot)) => self.shared.snapshots.resolve(namespace, snapshot),
+            (None, None, Some(snapshot)) => Ok(self.shared.snapshots.resolve(namespace, snapshot)?.resolved),
             _ => {
                 Err(Error::invalid("template", "exactly one of template, image and snapshot says what it is made from"))
             }
@@ -92,10 +157,6 @@ impl Sandboxes {
             Some(Isolation::Process) if !self.shared.base.process_allowed => Err(Error::new(
                 ErrorKind::Denied,
                 "isolation: process means no sandbox at all; the operator of this node does not allow it: use container",
-            )),
-            Some(Isolation::Microvm) => Err(Error::new(
-                ErrorKind::Unsupported,
-                "isolation: no driver of this node gives microvm yet; use container",
             )),
             Some(isolation) => Ok(isolation),
             None => {
@@ -200,6 +261,19 @@ fn security(options: &SecurityOptions) -> Security {
     }
 }
 
+/// Privileges; those of a machine that goes on are what they were.
+fn security_of(request: &CreateSandbox, kept: Option<&MachineRecord>) -> Result<Security> {
+    let asked = security(&request.security);
+    match kept {
+        Some(kept) if asked != Security::default() && asked != kept.security => {
+            let why = "the snapshot is a machine whose processes have other privileges already; leave it out";
+            Err(Error::invalid("security", why))
+        }
+        Some(kept) => Ok(kept.security.clone()),
+        None => Ok(asked),
+    }
+}
+
 fn on_timeout(asked: OnTimeout) -> spec::OnTimeout {
     match asked {
         OnTimeout::Kill => spec::OnTimeout::Kill,
@@ -207,8 +281,8 @@ fn on_timeout(asked: OnTimeout) -> spec::OnTimeout {
     }
 }
 
-/// What turns a member of a pool into this sandbox, if one made like `member` can be it.
-pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpec> {
+/// What turns a member of a pool into this sandbox, if one made like `member` can be it; `machine`: members are microVMs.
+pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec, machine: bool) -> Option<ClaimSpec> {
     let wired = |s: &SandboxSpec| (s.network.is_wired(), s.network.mode == NetworkMode::Host);
     let fixed = |s: &SandboxSpec| (s.isolation, wired(s), s.security.clone(), s.stop, s.root.clone());
     // The size of a writable layer, and what is not shown in the API, cannot be changed on a live sandbox.
@@ -217,6 +291,14 @@ pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpe
         (r.disk_bytes, r.secrets_bytes, r.nofile, r.cpuset.clone(), r.memory_reserve_bytes)
     };
     if spec.main.is_some() || fixed(spec) != fixed(member) || sized(spec) != sized(member) {
+        return None;
+    }
+    // A machine has the memory and the processors it was made with.
+    let built = |s: &SandboxSpec| {
+        let r = &s.resources;
+        (r.memory_bytes, r.cpu_quota_millis.map(|millis| millis.div_ceil(1000)), r.pids_max)
+    };
+    if machine && built(spec) != built(member) || spec.restore.is_some() {
         return None;
     }
     // A member has its address, and keeps it.
@@ -237,18 +319,23 @@ pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec) -> Option<ClaimSpe
 }
 
 /// Limits that are not what the member has: only those are set.
-fn changed(wanted: &spec::Resources, has: &spec::Resources) -> spec::Resources {
-    spec::Resources {
+fn changed(wanted: &Resources, has: &Resources) -> Resources {
+    Resources {
         memory_bytes: wanted.memory_bytes.filter(|_| wanted.memory_bytes != has.memory_bytes),
         cpu_weight: wanted.cpu_weight.filter(|_| wanted.cpu_weight != has.cpu_weight),
         cpu_quota_millis: wanted.cpu_quota_millis.filter(|_| wanted.cpu_quota_millis != has.cpu_quota_millis),
         pids_max: wanted.pids_max.filter(|_| wanted.pids_max != has.pids_max),
-        ..spec::Resources::default()
+        ..Resources::default()
     }
 }
 
 /// A member of the pool of this template.
-pub(super) fn member(resolved: Resolved, resources: &spec::Resources, network: NetworkMode) -> Result<SandboxSpec> {
+pub(super) fn member(
+    resolved: Resolved,
+    resources: &Resources,
+    network: NetworkMode,
+    isolation: Isolation,
+) -> Result<SandboxSpec> {
     let of_template = limits::parse("template.resources", &resolved.resources)?;
     Ok(SandboxSpec {
         resources: of_template.over(resources),
@@ -261,7 +348,7 @@ pub(super) fn member(resolved: Resolved, resources: &spec::Resources, network: N
             parent: None,
             from_pool: false,
         },
-        ..SandboxSpec::new(Namespace::default_namespace(), Isolation::Container, resolved.root)
+        ..SandboxSpec::new(Namespace::default_namespace(), isolation, resolved.root)
     })
 }
 

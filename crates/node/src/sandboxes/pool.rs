@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use moat_api::rest::template::{PoolStatus, Warmup};
 use moat_engine::pool;
-use moat_model::SandboxSpec;
 use moat_model::spec::TemplateRef;
+use moat_model::{Isolation, SandboxSpec};
 
 use crate::config::{PoolConfig, PoolTemplate};
 use crate::error::Result;
 
+use super::seeds::Seed;
 use super::{Sandboxes, plan};
 
 /// Shapes that could not be set are tried again after this long: the driver may refuse them for a while only.
@@ -39,15 +40,20 @@ impl Sandboxes {
         self.warm_up_pools().await;
         loop {
             changes.mark_unchanged();
-            let shapes = self.shapes();
+            let (shapes, seeds) = self.shapes().await;
             let failed = self.shared.pool.set_shapes(shapes).inspect_err(|error| {
                 tracing::warn!(error = %error.chain(), "pools are not filled; trying again");
             });
             let wait = async {
                 if failed.is_err() {
                     tokio::time::sleep(AGAIN).await;
-                } else if changes.changed().await.is_err() {
-                    std::future::pending::<()>().await;
+                    return;
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    },
+                    () = self.tend_seeds(&seeds) => {}
                 }
             };
             if closed.run_until_cancelled(wait).await.is_none() {
@@ -66,32 +72,38 @@ impl Sandboxes {
         }
     }
 
-    /// What can be kept ready now; templates without a version come later.
-    fn shapes(&self) -> Vec<pool::Shape> {
-        let shape = |template: &PoolTemplate| {
-            let (version, spec) = self.shape_of(template).ok()?;
-            let shape = pool::Shape {
+    /// What can be kept ready now, and what stands behind pools of machines; templates without a version come later.
+    async fn shapes(&self) -> (Vec<pool::Shape>, Vec<Seed>) {
+        let (mut shapes, mut seeds) = (Vec::new(), Vec::new());
+        for template in &self.shared.base.pool.templates {
+            let Ok((version, spec)) = self.shape_of(template) else { continue };
+            if let Err(error) = self.shared.base.engine.validate(&spec) {
+                tracing::warn!(template = template.name, error = %error.chain(), "its pool cannot be filled");
+                continue;
+            }
+            let mut shape = pool::Shape {
                 key: template.name.clone(),
                 version,
                 spec,
+                machine: None,
                 min_ready: count(template.min_ready),
                 max_ready: count(template.max_ready),
             };
-            match self.shared.base.engine.validate(&shape.spec) {
-                Ok(()) => Some(shape),
-                Err(error) => {
-                    tracing::warn!(template = template.name, error = %error.chain(), "its pool cannot be filled");
-                    None
-                }
-            }
-        };
-        self.shared.base.pool.templates.iter().filter_map(shape).collect()
+            seeds.extend(self.seed(&mut shape).await);
+            shapes.push(shape);
+        }
+        let current: Vec<String> = seeds.iter().map(|seed| seed.name.clone()).collect();
+        self.sweep_seeds(current).await;
+        (shapes, seeds)
     }
 
     fn shape_of(&self, pool: &PoolTemplate) -> Result<(u64, SandboxSpec)> {
         let resolved = self.shared.base.templates.resolve(&pool.name)?;
         let version = resolved.template.as_ref().map_or(0, |t| t.version);
-        Ok((version, plan::member(resolved, &self.shared.base.resources, pool.network)?))
+        let base = &self.shared.base;
+        let machine = base.engine.offer(pool.isolation)?.isolation == Isolation::Microvm;
+        let resources = if machine { &base.machine } else { &base.resources };
+        Ok((version, plan::member(resolved, resources, pool.network, pool.isolation)?))
     }
 
     /// What a member of this template's pool is, if it has a pool and this is the version it holds.

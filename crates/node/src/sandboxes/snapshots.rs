@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use moat_api::nex::event::rfc3339;
 use moat_api::rest::sandbox::{ResourceLimits, Snapshot};
@@ -21,7 +21,8 @@ use crate::error::{Error, Result};
 use crate::guard::make_private;
 use crate::templates::{ImageUse, Resolved, names};
 
-use super::{launch, lock};
+use super::machines::{Machine, MachineRecord};
+use super::{limits, lock};
 
 /// Version of the format. A record of another version is left alone and reported.
 const FORMAT: u32 = 1;
@@ -39,11 +40,14 @@ pub(super) struct SnapshotRecord {
     pub sandbox: SandboxId,
     pub template: Option<TemplateRef>,
     pub image: Option<String>,
-    /// The last is its own.
+    /// The last is its own, unless it is a machine.
     pub layers: Vec<RootLayer>,
     /// What processes get: the template's or the image's.
     pub defaults: TemplateDefaults,
     pub memory: bool,
+    /// What is made of it, if its memory was kept: then there are no layers of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineRecord>,
     pub bytes: u64,
     pub created_at: Timestamp,
 }
@@ -51,19 +55,29 @@ pub(super) struct SnapshotRecord {
 /// What is known of a snapshot before it is written down.
 #[derive(Debug)]
 pub(super) struct NewSnapshot {
+    pub id: String,
     pub sandbox: SandboxId,
     pub template: Option<TemplateRef>,
     pub image: Option<String>,
     pub layers: Vec<RootLayer>,
     pub defaults: TemplateDefaults,
-    pub memory: bool,
+    pub machine: Option<(MachineRecord, Arc<Machine>)>,
     pub bytes: u64,
     pub created_at: Timestamp,
+}
+
+/// What a sandbox from a snapshot is made of.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub resolved: Resolved,
+    /// The machine that goes on in it.
+    pub machine: Option<(MachineRecord, Arc<Machine>)>,
 }
 
 #[derive(Debug)]
 struct Entry {
     record: SnapshotRecord,
+    machine: Option<Arc<Machine>>,
     /// The layers stay in the store as long as the record does.
     _pins: Vec<Pin>,
 }
@@ -104,8 +118,8 @@ impl Drop for Claim<'_> {
 }
 
 impl Snapshots {
-    /// Reads the records in `dir`. Blocking, briefly.
-    pub(super) fn open(dir: &Path, store: ImageStore) -> Result<Self> {
+    /// Reads the records in `dir`; machines of theirs lie in `machines`. Blocking, briefly.
+    pub(super) fn open(dir: &Path, machines: &Path, store: ImageStore) -> Result<Self> {
         make_private(dir)?;
         let files = durable::list(dir)
             .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("read {}", dir.display()), e))?;
@@ -114,7 +128,9 @@ impl Snapshots {
             match read(&path) {
                 Ok(record) if record.format == FORMAT && record.id == stem => {
                     let pins = pins(&store, &record.layers);
-                    entries.insert(stem, Entry { record, _pins: pins });
+                    let kept = |m: &MachineRecord| Arc::new(Machine::kept(machines.join(&record.id), m.driver.clone()));
+                    let machine = record.machine.as_ref().map(kept);
+                    entries.insert(stem, Entry { record, machine, _pins: pins });
                 }
                 Ok(_) => tracing::warn!(path = %path.display(), "not a snapshot of this version, left alone"),
                 Err(error) => tracing::warn!(error = %error.chain(), "snapshot record left alone"),
@@ -164,7 +180,7 @@ impl Snapshots {
     ) -> Result<Snapshot> {
         let record = SnapshotRecord {
             format: FORMAT,
-            id: launch::new_id().as_str().replacen("sb-", "sn-", 1),
+            id: new.id,
             name,
             namespace: namespace.clone(),
             sandbox: new.sandbox,
@@ -172,7 +188,8 @@ impl Snapshots {
             image: new.image,
             layers: new.layers,
             defaults: new.defaults,
-            memory: new.memory,
+            memory: new.machine.is_some(),
+            machine: new.machine.as_ref().map(|(record, _)| record.clone()),
             bytes: new.bytes,
             created_at: new.created_at,
         };
@@ -185,14 +202,19 @@ impl Snapshots {
             Error::caused_by(kind, format!("write {}", path.display()), e)
         })?;
         let shown = shown(&record);
-        lock(&self.table).entries.insert(record.id.clone(), Entry { record, _pins: pins });
+        let machine = new.machine.map(|(_, machine)| machine);
+        if let Some(machine) = &machine {
+            machine.keep();
+        }
+        lock(&self.table).entries.insert(record.id.clone(), Entry { record, machine, _pins: pins });
         Ok(shown)
     }
 
-    fn find(&self, namespace: &Namespace, text: &str) -> Result<SnapshotRecord> {
+    fn find(&self, namespace: &Namespace, text: &str) -> Result<(SnapshotRecord, Option<Arc<Machine>>)> {
         let table = lock(&self.table);
         let own = |r: &SnapshotRecord| r.namespace == *namespace && (r.id == text || r.name.as_deref() == Some(text));
-        table.entries.values().map(|e| &e.record).find(|r| own(r)).cloned().ok_or_else(|| {
+        let found = table.entries.values().find(|e| own(&e.record)).map(|e| (e.record.clone(), e.machine.clone()));
+        found.ok_or_else(|| {
             let shown: String = text.chars().take(80).collect();
             Error::new(ErrorKind::NotFound, format!("no such snapshot {shown:?}"))
         })
@@ -205,17 +227,22 @@ impl Snapshots {
     }
 
     /// What a sandbox from this snapshot is made of.
-    pub(super) fn resolve(&self, namespace: &Namespace, text: &str) -> Result<Resolved> {
-        let record = self.find(namespace, text)?;
+    pub(super) fn resolve(&self, namespace: &Namespace, text: &str) -> Result<Source> {
+        let (record, machine) = self.find(namespace, text)?;
         let pins = pins(&self.store, &record.layers);
-        Ok(Resolved {
-            root: RootSpec::Layers { layers: record.layers },
+        let root = match &record.machine {
+            Some(machine) => machine.root.clone(),
+            None => RootSpec::Layers { layers: record.layers },
+        };
+        let resolved = Resolved {
+            root,
             template: record.template,
             image: record.image,
             defaults: record.defaults,
             resources: ResourceLimits::default(),
             pins,
-        })
+        };
+        Ok(Source { resolved, machine: record.machine.zip(machine) })
     }
 
     /// Removes one, unless `user` names a sandbox that lives from its layer. Blocking.
@@ -225,16 +252,46 @@ impl Snapshots {
         text: &str,
         user: impl Fn(&RootLayer) -> Option<SandboxId>,
     ) -> Result<()> {
-        let record = self.find(namespace, text)?;
-        if let Some(sandbox) = record.layers.last().and_then(&user) {
+        let (record, machine) = self.find(namespace, text)?;
+        // The last layer is its own, unless it is a machine.
+        let own = record.layers.last().filter(|_| record.machine.is_none());
+        if let Some(sandbox) = own.and_then(&user) {
             let what = format!("snapshot {}: sandbox {sandbox} lives from it; delete that first", record.id);
             return Err(Error::new(ErrorKind::Conflict, what));
         }
+        drop(machine);
+        let entry = self.take(&record.id)?;
         let path = self.path(&record.id);
-        durable::remove(&path)
-            .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("remove {}", path.display()), e))?;
-        lock(&self.table).entries.remove(&record.id);
+        if let Err(error) = durable::remove(&path) {
+            lock(&self.table).entries.insert(record.id, entry);
+            return Err(Error::caused_by(ErrorKind::Internal, format!("remove {}", path.display()), error));
+        }
+        if let Some(machine) = &entry.machine {
+            machine.let_go();
+        }
         Ok(())
+    }
+
+    /// Takes one off the table, so that nobody begins to make anything of it; unless somebody has begun.
+    fn take(&self, id: &str) -> Result<Entry> {
+        let mut table = lock(&self.table);
+        let gone = || Error::new(ErrorKind::NotFound, format!("no such snapshot {id:?}"));
+        let busy = |entry: &Entry| entry.machine.as_ref().is_some_and(|machine| Arc::strong_count(machine) > 1);
+        if table.entries.get(id).is_some_and(busy) {
+            let what = format!("snapshot {id}: a sandbox is just being made of it; try again when that is done");
+            return Err(Error::new(ErrorKind::Conflict, what));
+        }
+        table.entries.remove(id).ok_or_else(gone)
+    }
+
+    /// Keeps these layers from being collected.
+    pub(super) fn pins(&self, layers: &[RootLayer]) -> Vec<Pin> {
+        pins(&self.store, layers)
+    }
+
+    /// Whether a machine of this name is on record.
+    pub(super) fn has(&self, id: &str) -> bool {
+        lock(&self.table).entries.contains_key(id)
     }
 
     /// What the records need of the image store.
@@ -276,6 +333,8 @@ fn shown(record: &SnapshotRecord) -> Snapshot {
         template: record.template.as_ref().map(|t| t.name.clone()),
         memory: record.memory,
         bytes: record.bytes,
+        driver: record.machine.as_ref().map(|m| m.driver.clone()),
+        resources: record.machine.as_ref().map(|m| limits::shown(&m.resources)),
         created_at: rfc3339(record.created_at),
     }
 }

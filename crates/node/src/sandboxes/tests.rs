@@ -2,6 +2,7 @@
 
 mod branch;
 mod life;
+mod machines;
 mod network;
 mod pool;
 mod tenants;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use moat_engine::fake::{FakeConfig, FakeWorld};
 use moat_engine::{EngineConfig, Registry};
+use moat_model::Isolation;
 use moat_testkit::wait_until;
 
 use super::*;
@@ -39,7 +41,7 @@ pub(super) struct Bed {
 
 impl Bed {
     pub async fn new() -> Self {
-        Self::with(FakeConfig::default(), Settings::default()).await
+        Self::with(container(), Settings::default()).await
     }
 
     /// A node's API with one template, `app`.
@@ -113,7 +115,9 @@ async fn open(dir: &Path, world: &FakeWorld, settings: &Settings) -> (Templates,
         config: settings.sandboxes.clone(),
         resources: Resources { memory_bytes: Some(64 << 20), ..Resources::default() },
         sandboxes_max: 50,
-        isolation: vec![Isolation::Container],
+        machine: Resources { memory_bytes: Some(128 << 20), disk_bytes: Some(1 << 30), ..Resources::default() },
+        machines_dir: dir.join("machines"),
+        isolation: vec!["container".to_owned()],
         process_allowed: false,
         pool: settings.pool.clone(),
         networks: Arc::new(networks),
@@ -124,6 +128,11 @@ async fn open(dir: &Path, world: &FakeWorld, settings: &Settings) -> (Templates,
     .unwrap();
     templates.go_on();
     (templates, sandboxes)
+}
+
+/// What a driver of containers says of itself.
+pub(super) fn container() -> FakeConfig {
+    FakeConfig { stower: false, snapshotter: false, ..FakeConfig::default() }
 }
 
 pub(super) fn own() -> Namespace {

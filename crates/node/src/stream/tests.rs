@@ -55,7 +55,7 @@ fn view(phase: PhaseName) -> WorkloadView {
         kind: WorkloadKind::Service,
         workload_type: "native".to_owned(),
         node: node(),
-        isolation: Isolation::Container,
+        isolation: Isolation::Container.into(),
         driver: "fake".to_owned(),
         template: Template::Host,
         phase,

@@ -65,7 +65,7 @@ impl Service {
             machine_id: Some(view.id.to_string()),
             issuer: view.issuer.clone(),
             name: view.name.to_string(),
-            isolation: Some(view.isolation),
+            isolation: Some(view.isolation.clone()),
         })
     }
 
@@ -101,7 +101,10 @@ impl Service {
     /// Fetches the program and starts it. After an error nothing of it is left.
     pub(super) async fn start(&self, slot: Slot, admitted: Admitted) -> Result<std::sync::Arc<Snapshot>, WireError> {
         // What can be refused without the program is refused before it is fetched.
-        let mut spec = sandbox_spec(&self.config, &self.networks, &admitted)?;
+        let asked = admitted.extension.isolation.unwrap_or(self.config.isolation);
+        let offer = self.workloads.engine().offer(asked);
+        let machine = offer.is_ok_and(|offer| offer.isolation == Isolation::Microvm);
+        let mut spec = sandbox_spec(&self.config, &self.networks, &admitted, machine)?;
         self.workloads.engine().validate(&spec).map_err(|e| wire(&e))?;
         let artifact = self.fetch(&admitted, spec.isolation).await?;
         let slot = slot.with_bytes(artifact.size()).map_err(|e| wire(&e))?;
@@ -113,7 +116,9 @@ impl Service {
             id: id.clone(),
             node: self.node().clone(),
         };
-        spec.log_dir = Some(self.outlet.log_dir(&reference).await.map_err(|e| wire(&e))?);
+        let log_dir = self.outlet.log_dir(&reference).await.map_err(|e| wire(&e))?;
+        // A machine sees no directory of the host.
+        spec.log_dir = (!machine).then_some(log_dir);
         spec.artifact = Some(Artifact {
             path: artifact.path(),
             name: admitted.name.to_string(),
@@ -188,8 +193,13 @@ fn acceptable(request: &DeployRequest, config: &NodeConfig, node: &str) -> Resul
     Ok(())
 }
 
-/// What the workload asked for, and the node's defaults for the rest.
-fn sandbox_spec(config: &NodeConfig, networks: &Networks, admitted: &Admitted) -> Result<SandboxSpec, WireError> {
+/// What the workload asked for, and the node's defaults for the rest; `machine`: it will be given a microVM.
+fn sandbox_spec(
+    config: &NodeConfig,
+    networks: &Networks,
+    admitted: &Admitted,
+    machine: bool,
+) -> Result<SandboxSpec, WireError> {
     let asked = &admitted.extension;
     if asked.kind == Some(WorkloadKind::Function) {
         return Err(WireError::new(ErrorKind::Unsupported, "moat.kind: functions cannot run on this version"));
@@ -203,10 +213,11 @@ fn sandbox_spec(config: &NodeConfig, networks: &Networks, admitted: &Admitted) -
         ));
     }
     let stop = StopSpec::default();
+    let limits = if machine { config.machine_resources() } else { config.resources.clone() };
     let root = match asked.template {
         Some(Template::Host) => RootSpec::Host,
         Some(Template::Scratch) => RootSpec::Scratch,
-        None if config.template == "scratch" => RootSpec::Scratch,
+        None if machine || config.template == "scratch" => RootSpec::Scratch,
         None => RootSpec::Host,
     };
     Ok(SandboxSpec {
@@ -223,7 +234,7 @@ fn sandbox_spec(config: &NodeConfig, networks: &Networks, admitted: &Admitted) -
             signal: asked.stop_signal.unwrap_or(stop.signal),
             grace: asked.stop_grace_ms.map_or(stop.grace, Duration::from_millis),
         },
-        resources: with_defaults(&asked.resources, &config.resources),
+        resources: with_defaults(&asked.resources, &limits),
         security: asked.security.clone(),
         network: networks.plan(asked.network.as_ref(), isolation).map_err(|e| wire(&e))?,
         forwards: forwards(config, asked.nats, unsandboxed)?,
@@ -345,7 +356,7 @@ mod tests {
             timeout_ms: Some(10),
             ..Extension::default()
         };
-        let spec = sandbox_spec(&config, &networks::off(), &admitted(extension)).unwrap();
+        let spec = sandbox_spec(&config, &networks::off(), &admitted(extension), false).unwrap();
         assert_eq!((spec.resources.memory_bytes, spec.resources.pids_max), (Some(2 << 20), Some(5)));
         assert_eq!(spec.root, RootSpec::Scratch);
         assert_eq!(spec.main.unwrap().env["NATS_URL"], "x");
@@ -353,25 +364,36 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_has_nothing_of_the_host_and_limits_of_its_own() {
+        let config = NodeConfig { isolation: Isolation::Microvm, ..NodeConfig::default() };
+        let machine = sandbox_spec(&config, &networks::off(), &admitted(Extension::default()), true).unwrap();
+        assert_eq!((machine.isolation, machine.root), (Isolation::Microvm, RootSpec::Scratch));
+        assert_eq!(machine.resources, config.machine_resources());
+        let asked = Extension { template: Some(Template::Host), ..Extension::default() };
+        let asked = sandbox_spec(&config, &networks::off(), &admitted(asked), true).unwrap();
+        assert_eq!(asked.root, RootSpec::Host, "the driver says why that cannot be");
+    }
+
+    #[test]
     fn no_sandbox_only_where_it_is_allowed() {
         let mut config = NodeConfig::default();
         let wish = || admitted(Extension { isolation: Some(Isolation::Process), ..Extension::default() });
-        assert_eq!(sandbox_spec(&config, &networks::off(), &wish()).unwrap_err().kind, ErrorKind::Denied);
+        assert_eq!(sandbox_spec(&config, &networks::off(), &wish(), false).unwrap_err().kind, ErrorKind::Denied);
         config.drivers.push("process".to_owned());
-        assert_eq!(sandbox_spec(&config, &networks::off(), &wish()).unwrap().network.mode, NetworkMode::Host);
+        assert_eq!(sandbox_spec(&config, &networks::off(), &wish(), false).unwrap().network.mode, NetworkMode::Host);
     }
 
     #[test]
     fn nats_only_where_it_leads_somewhere() {
         let mut config = NodeConfig::default();
         let wish = || admitted(Extension { nats: true, ..Extension::default() });
-        assert!(sandbox_spec(&config, &networks::off(), &wish()).unwrap_err().message.contains("workload_nats"));
+        assert!(sandbox_spec(&config, &networks::off(), &wish(), false).unwrap_err().message.contains("workload_nats"));
         config.workload_nats = Some("127.0.0.1:4333".to_owned());
-        let spec = sandbox_spec(&config, &networks::off(), &wish()).unwrap();
+        let spec = sandbox_spec(&config, &networks::off(), &wish(), false).unwrap();
         assert_eq!(spec.forwards, [Forward { listen_port: 4222, target: "127.0.0.1:4333".to_owned() }]);
         let mut twice = wish();
         twice.environment.insert("NATS_URL".to_owned(), "y".to_owned());
-        assert!(sandbox_spec(&config, &networks::off(), &twice).unwrap_err().message.contains("twice"));
+        assert!(sandbox_spec(&config, &networks::off(), &twice, false).unwrap_err().message.contains("twice"));
     }
     #[test]
     fn a_network_is_asked_for_as_over_rest() {
@@ -380,15 +402,15 @@ mod tests {
             admitted(Extension { network: Some(serde_json::from_value(network).unwrap()), ..Extension::default() })
         };
         let given =
-            sandbox_spec(&config, &networks::on(), &wish(serde_json::json!({"mode": "internal", "name": "db"})));
+            sandbox_spec(&config, &networks::on(), &wish(serde_json::json!({"mode": "internal", "name": "db"})), false);
         let network = given.unwrap().network;
         assert_eq!((network.mode, network.name.unwrap().as_str()), (NetworkMode::Internal, "db"));
-        let none = sandbox_spec(&config, &networks::on(), &admitted(Extension::default())).unwrap();
+        let none = sandbox_spec(&config, &networks::on(), &admitted(Extension::default()), false).unwrap();
         assert_eq!(none.network.mode, NetworkMode::Isolated);
-        let refused = sandbox_spec(&config, &networks::on(), &wish(serde_json::json!("none"))).unwrap_err();
+        let refused = sandbox_spec(&config, &networks::on(), &wish(serde_json::json!("none")), false).unwrap_err();
         assert!(refused.message.starts_with("network.mode: "), "{}", refused.message);
         assert_eq!(
-            sandbox_spec(&config, &networks::off(), &wish(serde_json::json!("internet"))).unwrap_err().kind,
+            sandbox_spec(&config, &networks::off(), &wish(serde_json::json!("internet")), false).unwrap_err().kind,
             ErrorKind::Unsupported
         );
     }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use moat_model::lifecycle::{SandboxView, Step};
 use moat_model::workload::{RestartPolicy, Verdict, WorkloadKind};
 use moat_model::{
-    Cause, ErrorKind, Exit, Isolation, Namespace, NodeId, SandboxId, SandboxSpec, Timestamp, WorkloadId, WorkloadName,
+    Cause, ErrorKind, Exit, GivenIsolation, Namespace, NodeId, SandboxId, SandboxSpec, Timestamp, WorkloadId,
+    WorkloadName,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -113,7 +114,7 @@ pub struct WorkloadRecord {
     /// Driver of the last attempt.
     pub driver: Option<String>,
     /// Isolation of the last attempt.
-    pub isolation: Option<Isolation>,
+    pub isolation: Option<GivenIsolation>,
     /// Sandbox of the last attempt.
     pub sandbox: Option<SandboxId>,
     /// How the last attempt ended.
@@ -225,7 +226,7 @@ impl WorkloadRecord {
     pub fn running(&mut self, view: &SandboxView) {
         self.started_at = view.started_at;
         self.driver = Some(view.driver.clone());
-        self.isolation = Some(view.isolation);
+        self.isolation = Some(view.into());
         self.sandbox = Some(view.id.clone());
         self.stage = Stage::Running { sandbox: view.id.clone() };
     }
@@ -403,8 +404,8 @@ fn read(path: &Path) -> std::result::Result<WorkloadRecord, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moat_model::ProcessSpec;
     use moat_model::spec::RootSpec;
+    use moat_model::{Isolation, ProcessSpec};
     use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt as _;
 

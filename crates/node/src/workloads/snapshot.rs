@@ -45,7 +45,7 @@ impl Snapshot {
             kind: record.kind,
             workload_type: record.workload_type.clone(),
             node: node.clone(),
-            isolation: record.isolation.unwrap_or(record.spec.isolation),
+            isolation: record.isolation.clone().unwrap_or_else(|| record.spec.isolation.into()),
             driver: record.driver.clone().unwrap_or_default(),
             template: match record.spec.root {
                 RootSpec::Host => Template::Host,

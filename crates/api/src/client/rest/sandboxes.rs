@@ -5,7 +5,7 @@ use reqwest::Method;
 use super::{ByteStream, RestClient, Result, bytes_of};
 use crate::rest::node::{NodeList, SandboxStats, Stats, Version};
 use crate::rest::sandbox::{
-    CreateSandbox, Explanation, Fork, Forked, Keepalive, ListSandboxes, Resume, Sandbox, SandboxList, Snapshot,
+    CreateSandbox, Explanation, Fork, Forked, Keepalive, ListSandboxes, Pause, Resume, Sandbox, SandboxList, Snapshot,
     SnapshotList, TakeSnapshot,
 };
 
@@ -42,10 +42,9 @@ impl RestClient {
         self.post(&format!("keep {id} alive"), &["sandboxes", id, "keepalive"], request).await
     }
 
-    /// Freezes one.
-    pub async fn pause(&self, id: &str) -> Result<Sandbox> {
-        let request = self.request(Method::POST, &["sandboxes", id, "pause"], &[]);
-        self.slow(&format!("pause {id}"), request).await
+    /// Pauses one.
+    pub async fn pause(&self, id: &str, request: &Pause) -> Result<Sandbox> {
+        self.post(&format!("pause {id}"), &["sandboxes", id, "pause"], request).await
     }
 
     /// Lets one go on.
@@ -58,7 +57,7 @@ impl RestClient {
         self.post(&format!("fork {id}"), &["sandboxes", id, "fork"], request).await
     }
 
-    /// Keeps the file system of one.
+    /// Keeps one, with its memory if that can be.
     pub async fn snapshot(&self, id: &str, request: &TakeSnapshot) -> Result<Snapshot> {
         self.post(&format!("take a snapshot of {id}"), &["sandboxes", id, "snapshots"], request).await
     }

@@ -74,6 +74,7 @@ fn row(output: &Output, sandbox: &Sandbox) -> [String; 8] {
     };
     let state = match &sandbox.cause {
         Some(cause) => format!("{}: {cause}", sandbox.state),
+        None if sandbox.stowed => format!("{} on disk", sandbox.state),
         None => sandbox.state.clone(),
     };
     let labels: Vec<String> = sandbox.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -46,15 +46,15 @@ pub enum SandboxCommand {
     Network(network::NetworkOfArgs),
     /// Print the URL of a port of one, through the node's reverse proxy
     Url(url::UrlArgs),
-    /// Freeze one; its remaining life span waits with it
-    Pause(state::ManyArgs),
+    /// Pause one, in memory or on disk; its remaining life span waits with it
+    Pause(state::PauseArgs),
     /// Let a paused one go on
     Resume(state::ResumeArgs),
     /// Give one a new life span, from now
     Keepalive(state::KeepaliveArgs),
-    /// Make children of one: with its files, not its processes
+    /// Make children of one: with its memory and processes if it is a microVM, else with its files
     Fork(state::ForkArgs),
-    /// Keep the files of one, to create others from
+    /// Keep one, to create others from: with its memory if it is a microVM, else its files
     Snapshot(state::SnapshotArgs),
     /// End them
     Rm(state::ManyArgs),

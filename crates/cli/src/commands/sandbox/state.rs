@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
-use moat_api::rest::sandbox::{Fork, Keepalive, Resume, TakeSnapshot};
+use moat_api::rest::sandbox::{Fork, Keepalive, Pause, PauseTo, Resume, TakeSnapshot};
 use moat_model::ErrorKind;
 use moat_model::units::format_bytes;
 
@@ -20,6 +20,22 @@ pub struct ManyArgs {
     /// Sandbox ids, or beginnings of them
     #[arg(required = true, value_name = "SANDBOX", add = ArgValueCandidates::new(complete::sandboxes))]
     sandboxes: Vec<String>,
+}
+
+/// Which, and how deep.
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// Where they are kept: on disk their memory goes back to the host, which microVMs can
+    #[arg(long, value_name = "WHERE", default_value = "memory")]
+    to: Place,
+    #[command(flatten)]
+    which: ManyArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Place {
+    Memory,
+    Disk,
 }
 
 /// Which, and for how long.
@@ -57,17 +73,39 @@ pub struct ForkArgs {
     /// Label over the parent's; may be given several times
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// Refuse children that do not keep the memory and processes of the parent
-    #[arg(long)]
-    require_memory: bool,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// Sandbox id, or the beginning of one
     #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     sandbox: String,
 }
 
+/// Whether memory is kept too [default: if it can be, as that of microVMs].
+#[derive(Debug, Clone, Copy, Args)]
+struct MemoryArgs {
+    /// Refuse it without memory and processes
+    #[arg(long)]
+    require_memory: bool,
+    /// Keep files only, also where memory could be kept
+    #[arg(long, conflicts_with = "require_memory")]
+    files_only: bool,
+}
+
+impl MemoryArgs {
+    fn wanted(self) -> Option<bool> {
+        match (self.require_memory, self.files_only) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        }
+    }
+}
+
 /// Which, and under what name.
 #[derive(Debug, Args)]
 pub struct SnapshotArgs {
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// Sandbox id, or the beginning of one
     #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     sandbox: String,
@@ -75,12 +113,16 @@ pub struct SnapshotArgs {
     name: Option<String>,
 }
 
-/// Freezes them.
-pub async fn pause(global: &Global, output: &Output, args: &ManyArgs) -> Result<(), Failure> {
+/// Pauses them.
+pub async fn pause(global: &Global, output: &Output, args: &PauseArgs) -> Result<(), Failure> {
     let client = rest::client(global)?;
-    for sandbox in &args.sandboxes {
+    let to = match args.to {
+        Place::Memory => PauseTo::Memory,
+        Place::Disk => PauseTo::Disk,
+    };
+    for sandbox in &args.which.sandboxes {
         let id = rest::sandbox_id(&client, sandbox).await?;
-        let paused = client.pause(&id).await?;
+        let paused = client.pause(&id, &Pause { to }).await?;
         if output.json { output.record(&paused)? } else { output.line(&paused.id)? }
     }
     Ok(())
@@ -123,7 +165,8 @@ pub async fn fork(global: &Global, output: &Output, args: &ForkArgs) -> Result<(
         count: Some(args.count),
         timeout_sec: seconds("--life", args.life)?,
         metadata: parse::environment(&args.labels)?,
-        require_memory: args.require_memory,
+        memory: args.memory.wanted(),
+        require_memory: false,
     };
     let forked = client.fork(&id, &request).await?;
     if output.json {
@@ -140,15 +183,17 @@ pub async fn fork(global: &Global, output: &Output, args: &ForkArgs) -> Result<(
     failed.map_or(Ok(()), Err)
 }
 
-/// Keeps its files; prints the snapshot's name or id.
+/// Keeps it; prints the snapshot's name or id.
 pub async fn snapshot(global: &Global, output: &Output, args: &SnapshotArgs) -> Result<(), Failure> {
     let client = rest::client(global)?;
     let id = rest::sandbox_id(&client, &args.sandbox).await?;
-    let snapshot = client.snapshot(&id, &TakeSnapshot { name: args.name.clone() }).await?;
+    let request = TakeSnapshot { name: args.name.clone(), memory: args.memory.wanted() };
+    let snapshot = client.snapshot(&id, &request).await?;
     if output.json {
         return output.document(&snapshot);
     }
-    output.note(&format!("{} of its own", format_bytes(snapshot.bytes)));
+    let what = if snapshot.memory { "memory and files" } else { "files" };
+    output.note(&format!("{what}, {} of its own", format_bytes(snapshot.bytes)));
     output.line(snapshot.name.as_deref().unwrap_or(&snapshot.id))
 }
 

@@ -3,11 +3,11 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use moat_api::rest::node::SandboxStats;
 use moat_api::rest::sandbox::{
-    CreateSandbox, Explanation, Fork, Forked, Keepalive, ListSandboxes, Resume, Sandbox, SandboxList, Snapshot,
+    CreateSandbox, Explanation, Fork, Forked, Keepalive, ListSandboxes, Pause, Resume, Sandbox, SandboxList, Snapshot,
     SnapshotList, TakeSnapshot,
 };
-use moat_api::rest::{Nothing, node::SandboxStats};
 
 use super::{IdPath, with_status};
 use crate::http::App;
@@ -68,19 +68,19 @@ pub(super) async fn keepalive(
     Ok(Json(app.services.sandboxes.keepalive(&caller.namespace, &id, request).await?))
 }
 
-/// Freezes a sandbox. What is left of its life span is kept.
+/// Pauses a sandbox, in memory or on disk. What is left of its life span is kept.
 #[utoipa::path(post, path = "/sandboxes/{id}/pause", tag = "sandboxes", operation_id = "pause_sandbox", params(IdPath),
-    request_body = Option<Nothing>, responses((status = 200, body = Sandbox, description = "It is paused.")))]
+    request_body = Option<Pause>, responses((status = 200, body = Sandbox, description = "It is paused.")))]
 pub(super) async fn pause(
     State(app): State<App>,
     caller: Caller,
     SandboxPath(id): SandboxPath,
-    OrNothing(Nothing {}): OrNothing<Nothing>,
+    OrNothing(request): OrNothing<Pause>,
 ) -> Answer<Json<Sandbox>> {
-    Ok(Json(app.services.sandboxes.pause(&caller.namespace, &id).await?))
+    Ok(Json(app.services.sandboxes.pause(&caller.namespace, &id, request).await?))
 }
 
-/// Lets a paused sandbox go on.
+/// Lets a paused sandbox go on, wherever it was kept.
 #[utoipa::path(post, path = "/sandboxes/{id}/resume", tag = "sandboxes", operation_id = "resume_sandbox",
     params(IdPath), request_body = Option<Resume>, responses((status = 200, body = Sandbox, description = "It runs.")))]
 pub(super) async fn resume(
@@ -92,7 +92,7 @@ pub(super) async fn resume(
     Ok(Json(app.services.sandboxes.resume(&caller.namespace, &id, request).await?))
 }
 
-/// Makes children of a sandbox, with its files.
+/// Makes children of a sandbox: with its memory and processes, or with its files.
 #[utoipa::path(post, path = "/sandboxes/{id}/fork", tag = "sandboxes", operation_id = "fork_sandbox", params(IdPath),
     request_body = Option<Fork>,
     responses((status = 201, body = Forked, description = "Each child, or why it is not.")))]
@@ -106,7 +106,7 @@ pub(super) async fn fork(
     Ok(with_status(StatusCode::CREATED, forked))
 }
 
-/// Keeps the file system of a sandbox; others can be created from it.
+/// Keeps a sandbox, with its memory or its files alone; others can be created from it.
 #[utoipa::path(post, path = "/sandboxes/{id}/snapshots", tag = "snapshots", operation_id = "take_snapshot",
     params(IdPath), request_body = Option<TakeSnapshot>,
     responses((status = 201, body = Snapshot, description = "It is kept.")))]

@@ -5,7 +5,7 @@ use moat_api::rest::sandbox::{Fork, TakeSnapshot};
 use super::*;
 
 fn named(name: &str) -> TakeSnapshot {
-    TakeSnapshot { name: Some(name.to_owned()) }
+    TakeSnapshot { name: Some(name.to_owned()), memory: None }
 }
 
 fn from(snapshot: &str) -> CreateSandbox {
@@ -120,7 +120,7 @@ async fn e18_a_fork_has_the_files_and_says_that_it_has_no_memory() {
         assert_eq!(refusal.unwrap_err().kind, ErrorKind::InvalidSpec);
     }
     // A paused one too, and it stays paused.
-    bed.sandboxes.pause(&own(), &id(&parent)).await.unwrap();
+    bed.sandboxes.pause(&own(), &id(&parent), Pause::default()).await.unwrap();
     let forked = bed.sandboxes.fork(&own(), &id(&parent), Fork::default()).await.unwrap();
     assert_eq!(forked.children[0].sandbox.as_ref().unwrap().state, "running");
     assert_eq!(bed.state(&id(&parent)), "paused");
@@ -141,7 +141,7 @@ async fn e18_what_has_no_layers_cannot_be_forked_and_says_so() {
 #[tokio::test]
 async fn e19_a_child_that_cannot_be_made_does_not_take_the_others_with_it() {
     let three = SandboxesConfig { max_per_namespace: Some(3), ..SandboxesConfig::default() };
-    let bed = Bed::with(FakeConfig::default(), Settings { sandboxes: three, ..Settings::default() }).await;
+    let bed = Bed::with(container(), Settings { sandboxes: three, ..Settings::default() }).await;
     let parent = bed.app().await;
     let forked = bed.sandboxes.fork(&own(), &parent, Fork { count: Some(4), ..Fork::default() }).await.unwrap();
     let (made, failed): (Vec<_>, Vec<_>) = forked.children.into_iter().partition(|c| c.sandbox.is_some());

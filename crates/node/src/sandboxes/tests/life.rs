@@ -45,7 +45,7 @@ async fn a_sandbox_is_made_shown_ended_and_explained_also_after_a_restart() {
 async fn sandboxes_live_on_over_a_restart() {
     let bed = Bed::new().await;
     let (runs, paused) = (bed.app().await, bed.app().await);
-    bed.sandboxes.pause(&own(), &paused).await.unwrap();
+    bed.sandboxes.pause(&own(), &paused, Pause::default()).await.unwrap();
     let bed = bed.restart().await;
     bed.until(&runs, "running").await;
     bed.until(&paused, "paused").await;
@@ -95,7 +95,7 @@ async fn e02_fifty_pauses_and_resumes() {
     let bed = Bed::new().await;
     let id = bed.app().await;
     for round in 0..50 {
-        let paused = bed.sandboxes.pause(&own(), &id).await.unwrap();
+        let paused = bed.sandboxes.pause(&own(), &id, Pause::default()).await.unwrap();
         assert_eq!(paused.state, "paused", "round {round}");
         assert!(paused.expires_at.is_none() && paused.remaining_sec.is_some());
         assert_eq!(bed.sandboxes.exec(&own(), &id, &exec()).await.unwrap_err().kind, ErrorKind::Conflict);
@@ -129,7 +129,7 @@ async fn e03_a_new_life_span_never_shortens_a_life_and_changes_nothing_else() {
     let longer = Keepalive { timeout_sec: Some(5000), shorten: false };
     let longer = bed.sandboxes.keepalive(&own(), &id, longer).await.unwrap();
     assert!(longer.remaining_sec.unwrap() > 4900);
-    let left = bed.sandboxes.pause(&own(), &id).await.unwrap().remaining_sec.unwrap();
+    let left = bed.sandboxes.pause(&own(), &id, Pause::default()).await.unwrap().remaining_sec.unwrap();
     let resumed = bed.sandboxes.resume(&own(), &id, Resume::default()).await.unwrap();
     assert!(left > 4900 && resumed.remaining_sec.unwrap() > 4900);
     assert_eq!((resumed.on_timeout, resumed.idle_timeout_sec), (OnTimeout::Pause, Some(500)));
@@ -142,7 +142,7 @@ async fn e03_a_new_life_span_never_shortens_a_life_and_changes_nothing_else() {
 #[tokio::test]
 async fn e11_another_can_be_made_at_once_where_one_was_deleted() {
     let only_one = SandboxesConfig { max_per_namespace: Some(1), ..SandboxesConfig::default() };
-    let bed = Bed::with(FakeConfig::default(), Settings { sandboxes: only_one, ..Settings::default() }).await;
+    let bed = Bed::with(container(), Settings { sandboxes: only_one, ..Settings::default() }).await;
     for _ in 0..10 {
         let id = bed.app().await;
         let refusal = bed.sandboxes.create(&own(), app()).await.unwrap_err();
@@ -189,7 +189,7 @@ async fn e14_what_cannot_be_given_is_refused_and_what_is_given_is_said() {
 async fn e16_delete_succeeds_from_every_state() {
     let bed = Bed::new().await;
     let (running, paused) = (bed.app().await, bed.app().await);
-    bed.sandboxes.pause(&own(), &paused).await.unwrap();
+    bed.sandboxes.pause(&own(), &paused, Pause::default()).await.unwrap();
     for id in [&running, &paused] {
         bed.sandboxes.delete(&own(), id).await.unwrap();
     }
@@ -252,7 +252,7 @@ async fn a_main_process_is_the_images_or_ones_own_and_its_output_is_kept() {
 #[tokio::test]
 async fn what_is_remembered_is_bounded() {
     let few = SandboxesConfig { keep_ended_max: 3, ..SandboxesConfig::default() };
-    let bed = Bed::with(FakeConfig::default(), Settings { sandboxes: few, ..Settings::default() }).await;
+    let bed = Bed::with(container(), Settings { sandboxes: few, ..Settings::default() }).await;
     let mut ids = Vec::new();
     for _ in 0..5 {
         let id = bed.app().await;

@@ -17,13 +17,20 @@ fn with(value: serde_json::Value) -> CreateSandbox {
 }
 
 async fn bed() -> Bed {
-    Bed::with(FakeConfig::default(), Settings { networks: true, ..Settings::default() }).await
+    Bed::with(container(), Settings { networks: true, ..Settings::default() }).await
 }
 
 async fn pooled(network: NetworkMode) -> Bed {
-    let template = PoolTemplate { name: "app".to_owned(), min_ready: 1, max_ready: 1, image: None, network };
+    let template = PoolTemplate {
+        name: "app".to_owned(),
+        min_ready: 1,
+        max_ready: 1,
+        image: None,
+        network,
+        isolation: Isolation::Container,
+    };
     let pool = PoolConfig { templates: vec![template], ..PoolConfig::default() };
-    let bed = Bed::with(FakeConfig::default(), Settings { networks: true, pool, ..Settings::default() }).await;
+    let bed = Bed::with(container(), Settings { networks: true, pool, ..Settings::default() }).await;
     let ready = async || (bed.templates.get("app").unwrap().pool?.ready == 1).then_some(());
     wait_until(SOON, "the pool is ready", ready).await.unwrap();
     bed

@@ -15,9 +15,10 @@ async fn bed() -> Bed {
         max_ready: 2,
         image: None,
         network: NetworkMode::Isolated,
+        isolation: Isolation::Container,
     };
     let pool = PoolConfig { templates: vec![template], ..PoolConfig::default() };
-    Bed::with(FakeConfig::default(), Settings { pool, ..Settings::default() }).await
+    Bed::with(container(), Settings { pool, ..Settings::default() }).await
 }
 
 impl Bed {

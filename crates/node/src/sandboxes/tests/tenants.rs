@@ -18,13 +18,14 @@ async fn another_tenants_id_is_not_found_everywhere() {
     let (mine, other) = (bed.app().await, Namespace::parse("other").unwrap());
     let ended = bed.app().await;
     bed.sandboxes.delete(&own(), &ended).await.unwrap();
-    let snapshot = bed.sandboxes.snapshot(&own(), &mine, TakeSnapshot { name: Some("s".to_owned()) }).await.unwrap();
+    let snapshot =
+        bed.sandboxes.snapshot(&own(), &mine, TakeSnapshot { name: Some("s".to_owned()), memory: None }).await.unwrap();
     let sandboxes = &bed.sandboxes;
     for id in [&mine, &ended] {
         not_found("get", sandboxes.get(&other, id));
         not_found("delete", sandboxes.delete(&other, id).await);
         not_found("keepalive", sandboxes.keepalive(&other, id, Keepalive::default()).await);
-        not_found("pause", sandboxes.pause(&other, id).await);
+        not_found("pause", sandboxes.pause(&other, id, Pause::default()).await);
         not_found("resume", sandboxes.resume(&other, id, Resume::default()).await);
         not_found("fork", sandboxes.fork(&other, id, Fork::default()).await);
         not_found("snapshot", sandboxes.snapshot(&other, id, TakeSnapshot::default()).await);
@@ -46,6 +47,6 @@ async fn another_tenants_id_is_not_found_everywhere() {
     assert_eq!(sandboxes.usage(&own(), &mine).await.unwrap().memory_limit_bytes, Some(64 << 20));
     // A name another tenant uses is free here.
     let theirs = SandboxId::parse(&sandboxes.create(&other, app()).await.unwrap().id).unwrap();
-    sandboxes.snapshot(&other, &theirs, TakeSnapshot { name: Some("s".to_owned()) }).await.unwrap();
+    sandboxes.snapshot(&other, &theirs, TakeSnapshot { name: Some("s".to_owned()), memory: None }).await.unwrap();
     assert_eq!(bed.state(&mine), "running");
 }

@@ -1,0 +1,71 @@
+//! The drivers of microVMs, from what the operator set.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use moat_drivers::linux::agent_binary::AgentBinary;
+use moat_drivers::qemu::config::AcceleratorChoice;
+use moat_drivers::qemu::{QemuConfig, QemuDriver};
+use moat_drivers::vm::config::MachineDefaults;
+use moat_engine::driver::Driver;
+
+use crate::config::NodeConfig;
+use crate::config::machines::Accelerator;
+use crate::error::Result;
+
+/// Limits of machines that name none.
+fn defaults(config: &NodeConfig) -> MachineDefaults {
+    let guest = &config.machines.guest;
+    MachineDefaults {
+        memory_bytes: guest.memory_bytes,
+        vcpus: guest.vcpus,
+        disk_bytes: guest.disk_bytes,
+        ..MachineDefaults::default()
+    }
+}
+
+/// A program by its path, or by its name in these directories and on the path.
+fn program(named: &Path, dirs: &[PathBuf]) -> Option<PathBuf> {
+    if named.is_absolute() {
+        return Some(named.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    dirs.iter().chain(&on_path).map(|dir| dir.join(named)).find(|path| path.is_file())
+}
+
+/// The QEMU driver.
+pub(super) fn qemu(config: &NodeConfig, binary: &AgentBinary) -> Result<Arc<dyn Driver>> {
+    let settings = &config.machines.qemu;
+    let qemu = QemuConfig {
+        program: program(&settings.program, &[]).or_else(|| Some(PathBuf::from("/usr/bin").join(&settings.program))),
+        accelerator: match settings.accelerator {
+            Accelerator::Auto => AcceleratorChoice::Auto,
+            Accelerator::Kvm => AcceleratorChoice::Kvm,
+            Accelerator::Tcg => AcceleratorChoice::Tcg,
+        },
+        machine: defaults(config),
+        cgroup_parent: config.container.cgroup_parent.clone(),
+        guest_dir: config.guest_dir(),
+        run_dir: config.run_dir.join("qemu"),
+        data_dir: config.data_dir.join("qemu"),
+        ..QemuConfig::default()
+    };
+    Ok(Arc::new(QemuDriver::new(qemu, binary.clone())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_by_path_or_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("monitor-of-a-test");
+        std::fs::write(&there, "").unwrap();
+        let dirs = [dir.path().to_owned()];
+        assert_eq!(program(Path::new("monitor-of-a-test"), &dirs), Some(there.clone()));
+        assert_eq!(program(Path::new("monitor-of-a-test"), &[]), None);
+        assert_eq!(program(Path::new("/not/there"), &[]), Some(PathBuf::from("/not/there")));
+    }
+}
