@@ -17,7 +17,10 @@ pub fn versions() -> Vec<String> {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.lines().next().map(str::to_owned)
     };
-    ["runc", "bwrap", "nats-server", "skopeo", "umoci"].iter().filter_map(|name| first_line(name)).collect()
+    ["runc", "bwrap", "nats-server", "skopeo", "umoci", "qemu-system-x86_64"]
+        .iter()
+        .filter_map(|name| first_line(name))
+        .collect()
 }
 
 /// Runs a command to its end and says how long that took; it must succeed.

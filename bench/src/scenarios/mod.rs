@@ -5,6 +5,7 @@ mod deploy;
 mod exec;
 mod image;
 mod logs;
+mod machines;
 mod networks;
 mod node;
 mod recovery;
@@ -51,7 +52,7 @@ impl Scenario {
 }
 
 /// All of them, in the order they are shown.
-pub const SCENARIOS: [Scenario; 14] = [
+pub const SCENARIOS: [Scenario; 16] = [
     Scenario {
         id: "T1",
         title: "create from a warm pool, over REST",
@@ -166,6 +167,30 @@ pub const SCENARIOS: [Scenario; 14] = [
         }),
         by_hand: false,
         run: || Box::pin(logs::run()),
+    },
+    Scenario {
+        id: "T8",
+        title: "boot of a microVM, and what going on saves",
+        method: "`POST /api/v1/sandboxes` for the template `scratch` with isolation `microvm` and 128 MiB, from the call to \
+                 the answer, when the agent has confirmed what the machine is; then the same machine's memory to disk \
+                 (`pause` to `disk`) and back (`resume`), each to its answer. In turn with the same QEMU started by hand \
+                 with the same kernel, initramfs, machine and memory, until its agent writes its word to the console: no \
+                 jail, no disk, no network, nobody told what it is. The memory is the proportional set of the monitor \
+                 while the machine idles. Both are translated (`tcg`), on every host.",
+        promise: Some(Promise {
+            words: "boot ≤ 1.05 × by hand, restore ≤ 0.2 × boot", kept: |of| machines::kept(of)
+        }),
+        by_hand: false,
+        run: || Box::pin(machines::boot()),
+    },
+    Scenario {
+        id: "T1v",
+        title: "create of a microVM from a warm pool, over REST",
+        method: "T1 with a pool of two microVMs of the template `scratch`; each create waits until both stand ready again, \
+                 so that no machine starts meanwhile.",
+        promise: None,
+        by_hand: false,
+        run: || Box::pin(machines::warm()),
     },
     Scenario {
         id: "T9",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -45,14 +45,19 @@ impl Node {
 
     /// Starts both, the node with more in its configuration.
     pub async fn start_with(more: &str) -> anyhow::Result<Self> {
+        Self::start_with_top("", more).await
+    }
+
+    /// The same; `top` stands before the first table of its configuration.
+    pub async fn start_with_top(top: &str, more: &str) -> anyhow::Result<Self> {
         let nats = NatsServer::start(Release::Current).await?.context("nats-server is not installed")?;
         let dir = tempfile::Builder::new().prefix("moat-bench-node-").tempdir_in("/run")?;
         let api = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = format!(
-            "run_dir = {:?}\ndata_dir = {:?}\nstop_workloads = true\n[api]\nlisten_addr = \"{api}\"\n[nats]\nservers = [{:?}]\n{more}",
+            "run_dir = {:?}\ndata_dir = {:?}\nstop_workloads = true\n{top}[api]\nlisten_addr = \"{api}\"\n[nats]\nservers = [{:?}]\n{more}",
             dir.path().join("run"),
             dir.path().join("data"),
-            nats.url()
+            nats.url(),
         );
         std::fs::write(dir.path().join("node.toml"), config)?;
         let client = Client::new(nats.client().await?, Options::default());
@@ -71,6 +76,16 @@ impl Node {
         };
         node.id = node.wait_ready().await?;
         Ok(node)
+    }
+
+    /// Its run directory.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     async fn wait_ready(&self) -> anyhow::Result<NodeId> {
