@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use moat_api::rest::sandbox::{CreateSandbox, Pause, PauseTo, ResourceLimits, Resume, Sandbox};
+use moat_api::rest::sandbox::{CreateSandbox, Pause, PauseTo, ResourceLimits, Resume};
 use moat_testkit::{Machines, machines, wait_until};
 use serde_json::Value;
 
