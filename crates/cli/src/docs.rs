@@ -86,7 +86,7 @@ fn examples(document: &str) -> Vec<String> {
 
 #[test]
 fn examples_can_be_typed() {
-    for document in ["README.md", "docs/sandboxes.md", "docs/networks.md", "docs/images.md"] {
+    for document in ["README.md", "docs/sandboxes.md", "docs/microvms.md", "docs/networks.md", "docs/images.md"] {
         let commands = examples(document);
         assert!(!commands.is_empty(), "{document}");
         for command in commands.iter().flat_map(|line| line.split("; ")) {
