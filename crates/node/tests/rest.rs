@@ -464,7 +464,10 @@ async fn machines_are_paused_to_disk_forked_and_made_again() {
     let refused = client.post(&path("fork"), &json!({"memory": false, "require_memory": true})).await.expect(400);
     assert!(refused["message"].as_str().unwrap().starts_with("require_memory: "), "{refused}");
     let kept = client.post(&path("snapshots"), &json!({"name": "whole"})).await.expect(201);
-    assert_eq!((&kept["memory"], &kept["driver"], &kept["resources"]), (&json!(true), &json!("fake"), &made["resources"]));
+    assert_eq!(
+        (&kept["memory"], &kept["driver"], &kept["resources"]),
+        (&json!(true), &json!("fake"), &made["resources"])
+    );
     let again = client.post("sandboxes", &json!({"snapshot": "whole"})).await.expect(201);
     assert_eq!((&again["isolation_asked"], &again["resources"]), (&json!("microvm"), &made["resources"]));
     let other = json!({"snapshot": "whole", "resources": {"memory_mb": 4096}});
