@@ -28,7 +28,7 @@ pub fn named(config: &NodeConfig) -> Result<Vec<Candidate>> {
     let binary = AgentBinary::embedded()
         .map_err(|e| Error::caused_by(ErrorKind::Unavailable, "put the agent into a memfd", e))?;
     let mut candidates = Vec::new();
-    for name in config.drivers.iter().filter(|name| *name != "firecracker") {
+    for name in &config.drivers {
         candidates.push(match build(config, name, &binary) {
             Ok(driver) => Candidate::Driver(driver),
             // A node without microVMs is a node; one that is told nonsense is none.
@@ -58,6 +58,7 @@ fn build(config: &NodeConfig, name: &str, binary: &AgentBinary) -> Result<Arc<dy
             Ok(Arc::new(ProcessDriver::new(process, binary.clone())?))
         }
         "qemu" => machines::qemu(config, binary),
+        "firecracker" => machines::firecracker(config, binary),
         other => Err(Error::new(ErrorKind::InvalidSpec, format!("drivers: {other:?} is not a driver"))),
     }
 }
