@@ -71,7 +71,7 @@ fn refuse_memory_reserve(asked: &Resources) -> Result<()> {
 pub fn sizes(asked: &Resources, defaults: &MachineDefaults) -> Result<()> {
     let memory = defaults.memory(asked);
     within("resources.memory_bytes", memory, MEMORY_MIN, MEMORY_MAX, "a kernel of its own needs that much")?;
-    if memory % (1 << 20) != 0 {
+    if !memory.is_multiple_of(1 << 20) {
         return Err(Error::invalid(
             "resources.memory_bytes",
             format!("{memory} is not in whole MiB, as machines have it"),

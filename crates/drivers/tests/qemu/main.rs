@@ -1,6 +1,6 @@
 //! The qemu driver against real guests. Machines take turns: an emulated one needs a processor for itself while it starts.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod bed;
 

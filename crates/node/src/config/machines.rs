@@ -207,7 +207,7 @@ fn fault<T>(key: &str, why: impl Into<String>) -> Result<T, Fault> {
 pub(super) fn guest(raw: RawGuest, agent: &RawAgent) -> Result<GuestConfig, Fault> {
     let base = GuestConfig::default();
     let memory_bytes = raw.memory.map_or(base.memory_bytes, |s| s.0);
-    if memory_bytes < MEMORY_MIN || memory_bytes % (1 << 20) != 0 {
+    if memory_bytes < MEMORY_MIN || !memory_bytes.is_multiple_of(1 << 20) {
         return fault("guest.memory", "must be at least 96MiB, which a kernel needs to come up, and whole MiB");
     }
     let disk_bytes = raw.disk.map_or(base.disk_bytes, |s| s.0);
