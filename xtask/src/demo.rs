@@ -1,6 +1,7 @@
 //! A whole node at work, each command shown before it runs and checked after it.
 
 mod image;
+mod machines;
 mod networks;
 mod sandboxes;
 
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::install::{Tool, install};
+use crate::install::{Tool, guest, install, install_all};
 use crate::process::{self, Guard, output, shown};
 use crate::workspace::{cargo, path_with_tools, programs_dir};
 
@@ -32,6 +33,8 @@ pub fn run(keep: bool) -> anyhow::Result<()> {
     for tool in [Tool::Busybox, Tool::Umoci, Tool::Skopeo, Tool::Registry, Tool::Curl, Tool::Nft] {
         install(tool)?;
     }
+    // Without these there are no machines, and the demonstration says so.
+    install_all(&[Tool::Qemu, Tool::GuestKernel, Tool::Mke2fs]);
     process::run(cargo().args(["build", "--package", "moat-cli", "--package", "echo-service"]))?;
     let mut stage = Stage::set()?;
     let played = stage.play();
@@ -55,6 +58,8 @@ struct Stage {
     registry: Option<Child>,
     guard: Guard,
     before: networks::HostNetwork,
+    /// Where the guest of its machines is; none if this host has none.
+    guest: Option<PathBuf>,
 }
 
 impl Stage {
@@ -63,8 +68,10 @@ impl Stage {
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         let guard = Guard::over(&dir)?;
         let programs = programs_dir("debug")?;
-        let mut stage =
-            Self { dir, programs, daemon: None, registry: None, guard, before: networks::HostNetwork::now()? };
+        let guest = install(Tool::Qemu).and_then(|_| guest(&programs.join("moat")));
+        let guest = guest.inspect_err(|error| eprintln!("xtask: no microVMs: {error:#}")).ok();
+        let before = networks::HostNetwork::now()?;
+        let mut stage = Self { dir, programs, daemon: None, registry: None, guard, before, guest };
         stage.start_daemon()?;
         Ok(stage)
     }
@@ -88,7 +95,8 @@ impl Stage {
     fn start_daemon(&mut self) -> anyhow::Result<()> {
         let log = File::create(self.dir.join("up.log")).context("create up.log")?;
         let config = self.dir.join("demo.toml");
-        fs::write(&config, sandboxes::CONFIG).context("write demo.toml")?;
+        let machines = self.guest.as_deref().map_or_else(Default::default, machines::config);
+        fs::write(&config, machines + sandboxes::CONFIG).context("write demo.toml")?;
         let mut up = self.command("moat");
         up.args(["up", "--nats-port", "0", "--api-listen", "127.0.0.1:0", "--config"]).arg(&config);
         up.arg("--dir").arg(self.dir.join("node"));

@@ -18,9 +18,8 @@ impl Stage {
     /// All of it; the sandboxes are gone at the end.
     pub(super) fn play_networks(&mut self) -> anyhow::Result<()> {
         title("the network of the node");
-        let network: Value = serde_json::from_str(&output(self.command("moat").args(["network", "show", "--json"]))?)?;
         self.moat(&["network", "show"])?;
-        if network.get("enabled").and_then(Value::as_bool) != Some(true) {
+        if !self.has_network()? {
             println!("Networks are left out: this machine cannot have them, as said above.");
             return Ok(());
         }
@@ -30,6 +29,12 @@ impl Stage {
         self.play_proxy(&web)?;
         self.moat(&["sandbox", "rm", &web, &client])?;
         Ok(())
+    }
+
+    /// Whether the node gives its sandboxes networks.
+    pub(super) fn has_network(&self) -> anyhow::Result<bool> {
+        let network: Value = serde_json::from_str(&output(self.command("moat").args(["network", "show", "--json"]))?)?;
+        Ok(network.get("enabled").and_then(Value::as_bool) == Some(true))
     }
 
     fn play_names(&mut self) -> anyhow::Result<(String, String)> {

@@ -35,6 +35,7 @@ impl Stage {
         let id = self.play_rest()?;
         self.play_command_line(&id, &image)?;
         self.play_networks()?;
+        self.play_machines()?;
 
         title("the pool at work");
         let stats = self.curl("GET", "/api/v1/stats", None)?;
@@ -104,7 +105,7 @@ impl Stage {
     }
 
     /// One request with curl; its answer shown on one line and returned.
-    fn curl(&self, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<Value> {
+    pub(super) fn curl(&self, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.told("api")?);
         let mut words = vec!["-sS", "--fail-with-body", "--noproxy", "*", "-X", method, url.as_str()];
         if let Some(body) = body {
