@@ -32,7 +32,7 @@ async fn a_machine_is_a_machine() {
 #[tokio::test]
 async fn a_program_of_the_node_is_put_in_place() {
     let Some(bed) = Bed::new("artifact") else { return };
-    let path: PathBuf = moat_testkit::static_bin("probe").expect("build the test program");
+    let path: PathBuf = moat_testkit::small_bin("probe").expect("build the test program");
     let artifact = Artifact { path, name: "probe".to_owned(), sha256: "0".repeat(64) };
     let spec = SandboxSpec { root: RootSpec::Scratch, artifact: Some(artifact), ..bed.spec() };
     let vm = bed.machine(spec).await;
