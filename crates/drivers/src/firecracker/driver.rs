@@ -406,8 +406,9 @@ impl Driver for FirecrackerDriver {
             return Ok(Recovered::Gone { detail: format!("the machine's monitor has ended{}", said(&machine.log())) });
         };
         let jail = Jail::of(&machine)?;
-        recorder::start(&jail, pidfd, machine.log(), &machine.run_dir)
-            .map_err(|e: io::Error| Error::caused_by(ErrorKind::Internal, "watch the machine's monitor", e))?;
+        let recorder = recorder::start(&jail, pidfd, machine.log(), &machine.run_dir);
+        // It ends with the monitor, whose end others tell.
+        drop(recorder.map_err(|e: io::Error| Error::caused_by(ErrorKind::Internal, "watch the machine's monitor", e))?);
         Ok(Recovered::Alive(self.greet_again(&machine, &jail).await?))
     }
 

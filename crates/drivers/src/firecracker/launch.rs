@@ -17,6 +17,7 @@ use std::time::Duration;
 use moat_engine::error::{Error, Result};
 use moat_model::ErrorKind;
 use tokio::process::Command;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::api::InstanceInfo;
@@ -68,8 +69,8 @@ impl Launch<'_> {
         self.jail(binary, &cgroup_procs).await?;
         let process = self.find(hierarchy)?;
         Vmm { process: process.clone(), unstowing: self.unstowing }.write(&self.machine.run_dir)?;
-        self.record(&process)?;
-        self.answering(&process).await
+        let recorder = self.record(&process)?;
+        self.answering(&process, recorder).await
     }
 
     async fn jail(&self, binary: &AgentBinary, cgroup_procs: &[PathBuf]) -> Result<()> {
@@ -140,18 +141,24 @@ impl Launch<'_> {
         ProcessIdentity::of(pid).map_err(|_| ended())
     }
 
-    fn record(&self, process: &ProcessIdentity) -> Result<()> {
+    fn record(&self, process: &ProcessIdentity) -> Result<JoinHandle<String>> {
         let failed = |e: std::io::Error| Error::caused_by(ErrorKind::Internal, "watch the monitor", e);
         let Some(pidfd) = process.open().map_err(failed)? else { return Err(self.ended()) };
         recorder::start(self.jail, pidfd, self.machine.log(), &self.machine.run_dir).map_err(failed)
     }
 
     /// Waits for its socket, asks who it is, and that it is who was asked for.
-    async fn answering(&self, process: &ProcessIdentity) -> Result<()> {
+    async fn answering(&self, process: &ProcessIdentity, recorder: JoinHandle<String>) -> Result<()> {
         let end = Instant::now() + ANSWER_WITHIN;
         while self.jail.connect(API_SOCKET).await.is_err() {
             if process.open().is_ok_and(|process| process.is_none()) {
-                return Err(self.ended());
+                // Its last words are with whoever reads its log.
+                let said = timeout(ANSWER_WITHIN, recorder).await.ok().and_then(std::result::Result::ok);
+                return Err(Error::caused_by(
+                    ErrorKind::Guest,
+                    "the monitor ended at once",
+                    last_words(&said.unwrap_or_default()),
+                ));
             }
             if Instant::now() >= end {
                 let what = format!("the monitor does not answer: not within {} s", ANSWER_WITHIN.as_secs());

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
 
 use super::jail::{Jail, LOG, METRICS};
 use crate::linux::readiness;
@@ -19,19 +20,21 @@ use crate::linux::readiness;
 const LOG_LEN_MAX: u64 = 256 << 10;
 /// Longest line of metrics: five times what a monitor with thirty devices writes.
 const METRICS_LEN_MAX: usize = 256 << 10;
+/// What is remembered of it for the cause of an end: some lines.
+const LAST_LEN: usize = 4 << 10;
 /// One read: what a pipe holds.
 const READ_LEN: usize = 64 << 10;
 /// Name of the metrics in the run directory: the last ones written, one JSON object.
 pub const METRICS_FILE: &str = "metrics.json";
 
-/// Reads log and metrics for as long as the monitor lives.
-pub fn start(jail: &Jail, pidfd: OwnedFd, log: PathBuf, run_dir: &Path) -> io::Result<()> {
+/// Reads log and metrics for as long as the monitor lives, and ends soon after it with what it said last.
+pub fn start(jail: &Jail, pidfd: OwnedFd, log: PathBuf, run_dir: &Path) -> io::Result<JoinHandle<String>> {
     let process = readiness::register(pidfd)?;
     let (log_pipe, metrics_pipe) =
         (readiness::register(jail.open_pipe(LOG)?)?, readiness::register(jail.open_pipe(METRICS)?)?);
-    let mut log = LogFile { path: log };
+    let mut log = LogFile { path: log, last: Vec::new() };
     let mut metrics = MetricsFile { path: run_dir.join(METRICS_FILE), line: Vec::new(), skipping: false };
-    tokio::spawn(async move {
+    Ok(tokio::spawn(async move {
         let ended = async {
             // If it cannot be watched, it is taken for ended: nothing depends on this but what is written down.
             let _ = process.readable().await;
@@ -49,8 +52,8 @@ pub fn start(jail: &Jail, pidfd: OwnedFd, log: PathBuf, run_dir: &Path) -> io::R
         if read_now(metrics_pipe.get_ref(), &mut rest).is_ok() {
             metrics.write(&rest);
         }
-    });
-    Ok(())
+        String::from_utf8_lossy(&log.last).into_owned()
+    }))
 }
 
 /// Ends only if the pipe fails.
@@ -86,11 +89,16 @@ pub fn drain(jail: &Jail) -> String {
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
+    /// The piece that was written last.
+    last: Vec<u8>,
 }
 
 impl LogFile {
     /// Losing some of a log must not end what is logged.
     fn write(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.last = bytes.get(bytes.len().saturating_sub(LAST_LEN)..).unwrap_or_default().to_vec();
+        }
         if let Err(error) = self.append(bytes) {
             tracing::debug!(path = %self.path.display(), %error, "the log of a machine's monitor cannot be written");
         }
@@ -151,7 +159,7 @@ mod tests {
     fn a_flood_leaves_two_files_of_a_bounded_size() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vmm.log");
-        let mut log = LogFile { path: path.clone() };
+        let mut log = LogFile { path: path.clone(), last: Vec::new() };
         for n in 0..200 {
             log.write(&vec![b'x'; 60 << 10]);
             log.write(format!("\nline {n}\n").as_bytes());

@@ -43,7 +43,11 @@ impl QemuDriver {
         if stands {
             go_on(&mut qmp).await?;
         }
-        let greeted = self.guest(machine, First::Nothing).await;
+        let greeted = match self.connections.get(&machine.run_dir) {
+            // Whoever has the one connection keeps it: another would wait for its end.
+            Some(guest) => guest.hello().await.map(|_| guest),
+            None => self.guest(machine, First::Nothing).await,
+        };
         if stands {
             stand_still(&mut qmp).await?;
         }

@@ -329,7 +329,7 @@ async fn a_program_that_cannot_be_started_is_said_so() {
         ("program", "it runs in a jail or not at all", |c| c.jail = None),
         ("program", "user 0: it is one of 1 to 65535", |c| program(c).uid = 0),
         ("program", "user 65536: it is one of 1 to 65535", |c| program(c).uid = 65_536),
-        ("program", "1 descriptors came, 1 and one for its output are announced (at most 16)", |c| {
+        ("program", "1 descriptors came, 1 and one for its output are announced (at most 32)", |c| {
             program(c).descriptors = 1;
         }),
         ("program", "a tap lies in a network that somebody made", |c| program(c).tap = Some("tap0".to_owned())),

@@ -157,10 +157,13 @@ pub async fn spawned(bed: &Bed) -> Verdict {
     for input in [ExecInput::Stdin(Bytes::from_static(b"second\n")), ExecInput::CloseStdin] {
         one.input.send(input).await.map_err(|_| Fault::Failed("it takes no input".to_owned()))?;
     }
-    for follower in [one, two, guest.attach(pid, Offsets { stdout: 6, stderr: 0 }).await?] {
-        let (said, exit) = hear(follower).await?;
-        ensure(said.ends_with(b"second\n") && exit == Some(Exit::code(3)), || format!("{said:?} {exit:?}"))?;
-    }
+    let all_of_it = |(said, exit): (Vec<u8>, Option<Exit>)| {
+        ensure(said.ends_with(b"second\n") && exit == Some(Exit::code(3)), || format!("{said:?} {exit:?}"))
+    };
+    all_of_it(hear(one).await?)?;
+    all_of_it(hear(two).await?)?;
+    // Only now is it certain that so much was written.
+    all_of_it(hear(guest.attach(pid, Offsets { stdout: 6, stderr: 0 }).await?).await?)?;
     drop(stuck);
     let listed = guest.spawned().await?;
     let ended = listed.iter().any(|one| one.pid == pid && one.exit == Some(Exit::code(3)));
