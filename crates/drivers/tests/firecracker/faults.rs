@@ -109,12 +109,12 @@ async fn versions_that_do_not_fit_are_refused() {
 async fn a_create_that_is_given_up_leaves_nothing() {
     for fault in ["hang=PUT+machine-config", "hang=PUT+balloon"] {
         let Some(host) = Host::new(NEWEST, &format!(",{fault}")) else { return };
-        let place = host.place();
         // However far it came, releasing what was planned is enough.
         for within in [1, 20, 100, 1000] {
-            let spec = spec();
+            // A place is created in once.
+            let (place, spec) = (host.place(), spec());
             let given_up = tokio::time::timeout(Duration::from_millis(within), host.driver.create(&place, &spec)).await;
-            assert!(given_up.is_err());
+            assert!(given_up.is_err(), "{given_up:?}");
             host.release(&place, &spec).await;
         }
     }
