@@ -35,9 +35,10 @@ const JAIL_BYTES: u64 = 1 << 20;
 const NOFILE: u64 = 1024;
 /// Threads: processors, the main loop, and those that read and write disks, of which it starts up to 64.
 pub(super) const PIDS_MAX: u32 = 256;
-/// What QEMU and its state in the kernel take beside the guest's memory. Measured: 45 MiB with a link, two disks and KVM.
+/// What QEMU and its state in the kernel take beside the guest's memory: an estimate, for no KVM here runs a
+/// stock guest to measure it with.
 pub(super) const OVERHEAD_KVM: u64 = 64 << 20;
-/// With emulation its buffer of translated code comes on top, 64 MiB, and what it notes of each page. Measured: 130 MiB.
+/// With emulation its buffer of translated code comes on top, 64 MiB, and what it notes of each page.
 pub(super) const OVERHEAD_TCG: u64 = 192 << 20;
 /// What a kept state may take beside the guest's memory: devices.
 const STATE_EXTRA: u64 = 256 << 20;
