@@ -51,7 +51,7 @@ pub fn run(extra: &[String]) -> anyhow::Result<()> {
 /// A failure is told, and the tests of virtual machines will say that they did not run.
 fn build_guest() {
     let build = || {
-        process::run(cargo().args(["build", "--package", "moat-cli"]))?;
+        process::run(cargo().args(["build", "--workspace", "--bin", "moat"]))?;
         guest(&programs_dir("debug")?.join("moat"))
     };
     if let Err(error) = build() {
