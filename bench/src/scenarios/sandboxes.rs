@@ -93,6 +93,7 @@ pub fn scratch(program: Option<&Path>) -> anyhow::Result<SandboxSpec> {
         root: RootSpec::Scratch,
         artifact: program.map(artifact).transpose()?,
         log_dir: None,
+        binds: Vec::new(),
         main: None,
         stop: Default::default(),
         resources: Default::default(),

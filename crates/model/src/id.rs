@@ -121,6 +121,33 @@ text_id!(
 );
 
 text_id!(
+    /// What a job is called. Children of a periodic or parameterized job have a `/` and a suffix after their parent's.
+    JobId,
+    "job id",
+    "letters, digits, '_', '-', '.' and '/', 1 to 128 of them, none of '.' and '/' first, last or beside another",
+    |t| t.len() <= TOKEN_LEN_MAX && t.split(['.', '/']).all(is_token)
+);
+
+text_id!(
+    /// Identity of an allocation: a UUID, lower case with hyphens.
+    AllocId,
+    "allocation id",
+    "a UUID: 8-4-4-4-12 lower-case hexadecimal digits",
+    |t| t.len() == 36
+        && t.bytes().enumerate().all(|(at, b)| match at {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+        })
+);
+
+impl AllocId {
+    /// The first eight digits, as people see it.
+    pub fn short(&self) -> &str {
+        self.0.get(..8).unwrap_or(&self.0)
+    }
+}
+
+text_id!(
     /// Public nkey of a node: `N` and 55 characters of base32.
     NodeId,
     "node id",

@@ -12,6 +12,7 @@ pub mod failure;
 pub mod file;
 pub mod id;
 pub mod isolation;
+pub mod job;
 pub mod lease;
 pub mod lifecycle;
 pub mod network;
@@ -23,7 +24,7 @@ pub mod workload;
 
 pub use error::ErrorKind;
 pub use exit::{Cause, Exit, TimeLimit};
-pub use id::{Namespace, NodeId, SandboxId, WorkloadId, WorkloadName};
+pub use id::{AllocId, JobId, Namespace, NodeId, SandboxId, WorkloadId, WorkloadName};
 pub use isolation::{GivenIsolation, Isolation};
 pub use lease::{Lease, LeaseState, Resource};
 pub use spec::{ProcessSpec, SandboxSpec};

@@ -31,6 +31,9 @@ pub struct SandboxSpec {
     /// Host directory holding the logs of this sandbox, shown read-only at `/alloc/logs`. Set by the node, never by a user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_dir: Option<PathBuf>,
+    /// Directories and files of the host shown inside. Set by the node, never by a user.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub binds: Vec<Bind>,
     /// The program it exists for; without one it idles until something is executed in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main: Option<ProcessSpec>,
@@ -80,6 +83,7 @@ impl SandboxSpec {
             restore: None,
             artifact: None,
             log_dir: None,
+            binds: Vec::new(),
             main: None,
             stop: StopSpec::default(),
             resources: Resources::default(),
@@ -199,6 +203,8 @@ pub enum Owner {
     Workload,
     /// Whoever created it through the API.
     Api,
+    /// A task of an allocation: it is one attempt to run it.
+    Task,
     /// The warm pool: nobody's yet. Not shown to users; a claim makes it `Api`.
     Pool,
 }
@@ -278,6 +284,32 @@ pub struct Artifact {
     pub name: String,
     /// SHA-256 of its bytes, 64 lower-case hex digits.
     pub sha256: String,
+}
+
+/// A directory or a file of the host shown inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bind {
+    /// Absolute path on the host. Not followed if its last part is a symbolic link.
+    pub source: PathBuf,
+    /// Absolute path inside. Shown over whatever is there; made if nothing is.
+    pub target: PathBuf,
+    /// It cannot be written inside.
+    pub read_only: bool,
+    /// Whose files they are.
+    pub ids: BindIds,
+}
+
+/// Whose the files of a [`Bind`] are, seen from inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BindIds {
+    /// The node made the directory for sandboxes. On disk its files belong to a block of ids that are nobody's on the host,
+    /// the same for all sandboxes, so that a file of the root inside is never one of the host's root.
+    Node,
+    /// The operator's own path: ids are those of the host. Root inside is nobody there: it could otherwise leave programs
+    /// behind that make a user of the host root.
+    Host,
 }
 
 /// A process to run in a sandbox.

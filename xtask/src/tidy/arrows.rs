@@ -4,7 +4,7 @@ use super::Finding;
 use super::tree::{Package, Tree};
 
 /// The table of ARCHITECTURE.md: a crate and what it may use. What is not here may not exist.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("moat-model", &[]),
     ("moat-agent", &["moat-model"]),
     ("moat-image", &["moat-model"]),
@@ -15,6 +15,12 @@ const ARROWS: [(&str, &[&str]); 14] = [
     // A crate of its own: netlink and the resolver are heavy, and no driver needs them.
     ("moat-net", &["moat-model", "moat-engine"]),
     ("moat-api", &["moat-model"]),
+    // A crate of its own: the command line reads job files without linking a node's libraries, and its trees are heavy.
+    ("moat-formats", &["moat-model"]),
+    // A crate of its own: nothing in it may do I/O, and it is simulated without a node.
+    ("moat-scheduler", &["moat-model"]),
+    // A crate of its own: what runs in the child that fetches must link nothing of the daemon.
+    ("moat-getter", &["moat-model"]),
     (
         "moat-node",
         &[
@@ -26,9 +32,12 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "moat-drivers",
             "moat-net",
             "moat-api",
+            "moat-formats",
+            "moat-scheduler",
+            "moat-getter",
         ],
     ),
-    ("moat-cli", &["moat-model", "moat-api", "moat-node"]),
+    ("moat-cli", &["moat-model", "moat-api", "moat-formats", "moat-node"]),
     // Not shipped.
     ("moat-testkit", &["moat-model"]),
     (
@@ -42,6 +51,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "moat-net",
             "moat-api",
             "moat-node",
+            "moat-scheduler",
             "moat-testkit",
         ],
     ),
@@ -53,9 +63,11 @@ const ARROWS: [(&str, &[&str]); 14] = [
 const TESTS_MAY_USE: [&str; 6] = ["moat-testkit", "moat-engine", "moat-model", "moat-api", "moat-guest", "moat-image"];
 
 /// Crates that must stay free of others, directly: who and why not what.
-const PURITY: [(&str, &[&str]); 3] = [
+const PURITY: [(&str, &[&str]); 5] = [
     ("moat-model", &["tokio", "async-nats", "rustix", "libc", "rand", "axum", "uuid", "tempfile"]),
     ("moat-agent", &["async-nats", "axum", "rustls"]),
+    ("moat-scheduler", &["tokio", "async-nats", "rustix", "libc", "rand", "axum", "uuid", "tempfile"]),
+    ("moat-formats", &["tokio", "async-nats", "rustix", "libc", "axum"]),
     ("moat-engine", &["async-nats", "axum", "rustix", "libc"]),
 ];
 

@@ -7,13 +7,15 @@ use super::tree::Tree;
 const LINES_MAX: usize = 900;
 
 /// Where processes may be started: path prefixes.
-const MAY_START_PROCESSES: [&str; 9] =
-    // In the command line, `moat up` starts its nats-server; images start credential programs; networks start nft.
+const MAY_START_PROCESSES: [&str; 10] =
+    // In the command line, `moat up` starts its nats-server; images start credential programs; networks start nft,
+    // artifacts the child that fetches, and git in it.
     [
         "crates/drivers/",
         "crates/agent/",
         "crates/image/",
         "crates/net/",
+        "crates/getter/",
         "crates/testkit/",
         "crates/cli/src/nats_server.rs",
         "xtask/",

@@ -48,6 +48,9 @@ pub fn check(spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<()> {
         }
         RootSpec::Layers { .. } | RootSpec::Scratch => {}
     }
+    if !spec.binds.is_empty() {
+        return unsupported("binds: a machine cannot show directories of the host".to_owned());
+    }
     if spec.log_dir.is_some() {
         return unsupported("log_dir: a machine cannot show directories of the host".to_owned());
     }
