@@ -112,6 +112,7 @@ mod tests {
             root: RootSpec::Scratch,
             artifact: None,
             log_dir: None,
+            binds: Vec::new(),
             main: None,
             stop: StopSpec::default(),
             resources: Resources::default(),

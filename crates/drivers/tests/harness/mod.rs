@@ -301,6 +301,7 @@ pub fn spec(root: RootSpec) -> SandboxSpec {
         root,
         artifact: None,
         log_dir: None,
+        binds: Vec::new(),
         main: None,
         stop: StopSpec::default(),
         resources: Resources::default(),
