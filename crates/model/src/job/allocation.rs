@@ -31,6 +31,9 @@ pub struct Allocation {
     /// Why, for people.
     #[serde(default)]
     pub reason: String,
+    /// When it is to stop: at once, without the `shutdown_delay` of its group and tasks.
+    #[serde(default)]
+    pub no_shutdown_delay: bool,
     /// Counts the controller's changes of what is wanted. A node that knows a greater one ignores a smaller.
     pub generation: u64,
     /// When it was placed.
@@ -191,6 +194,9 @@ pub struct TaskStatus {
     /// It has ended otherwise than it should and is not started again.
     #[serde(default)]
     pub failed: bool,
+    /// It is about to be stopped: its services are not to be used any more, though it may still answer.
+    #[serde(default)]
+    pub withdrawn: bool,
     /// How it ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
