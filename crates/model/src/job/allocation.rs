@@ -49,7 +49,7 @@ pub struct Allocation {
     /// Earlier failures of the same instance, the oldest first.
     #[serde(default)]
     pub reschedules: Vec<RescheduleEvent>,
-    /// It is placed not before this moment.
+    /// It has failed, and another takes its place not before this moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// The deployment it belongs to.
@@ -58,12 +58,20 @@ pub struct Allocation {
     /// It is tried beside the old version.
     #[serde(default)]
     pub canary: bool,
+    /// Its node was gone and it was given up: `lost` whatever its node said last, and stopped there if the node returns.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 impl Allocation {
     /// `job.group[index]`.
     pub fn name(&self) -> String {
         format!("{}.{}[{}]", self.job, self.group, self.index)
+    }
+
+    /// What has become of it, by what its node said last.
+    pub fn client(&self, status: Option<&AllocStatus>) -> ClientStatus {
+        if self.lost { ClientStatus::Lost } else { status.map_or(ClientStatus::Pending, |status| status.client) }
     }
 }
 
@@ -240,6 +248,10 @@ pub struct TaskEvent {
     /// With the facts: code, signal, delay, reason.
     pub message: String,
 }
+
+/// How the description of a failed allocation begins whose node had no room for it: nothing of it ever ran, another node is
+/// looked for at once, and it counts as no attempt.
+pub const NO_ROOM: &str = "no room";
 
 /// Events of a task that are kept.
 pub const TASK_EVENTS_MAX: usize = 10;

@@ -8,6 +8,9 @@
 pub mod allocation;
 pub mod artifact;
 pub mod cluster;
+pub mod deployment;
+pub mod diff;
+pub mod evaluation;
 pub mod group;
 pub mod place;
 pub mod policy;
@@ -18,9 +21,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use allocation::{AllocStatus, Allocation, ClientStatus, Desired, TaskEvent, TaskPhase, TaskStatus};
+pub use allocation::{
+    AllocStatus, Allocation, ClientStatus, Desired, NO_ROOM, RescheduleEvent, TaskEvent, TaskPhase, TaskStatus,
+};
 pub use artifact::{ArtifactMode, ArtifactSpec, ChangeMode, TemplateSpec};
 pub use cluster::{DrainSpec, Eligibility, NodeFacts, NodeState, NodeWish};
+pub use deployment::{Deployment, DeploymentGroup, DeploymentStatus};
+pub use diff::{DiffKind, FieldDiff, GroupDiff, JobDiff, ObjectDiff, TaskDiff};
+pub use evaluation::{Evaluation, EvaluationStatus, PlacementFailure};
 pub use group::{EphemeralDisk, GroupNetwork, PortSpec, TaskGroup, VolumeRequest};
 pub use place::{Affinity, Constraint, Operator, Spread, SpreadTarget};
 pub use policy::{
