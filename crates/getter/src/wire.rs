@@ -1,0 +1,1 @@
+//! Bounded frames between parent and child.
