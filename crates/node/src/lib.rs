@@ -8,6 +8,7 @@
 //! What callers may assume: a sandbox outlives the daemon; nothing is started twice and nothing is forgotten whatever line
 //! the daemon is killed at; only [`nats`] opens a connection to NATS.
 
+pub mod allocations;
 pub mod api_keys;
 pub mod artifact;
 pub mod clock;
