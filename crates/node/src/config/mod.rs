@@ -4,6 +4,9 @@
 //! read by [`nex`] into the same shape); [`NodeConfig`] is what it means, checked, with every default filled in.
 //! `docs/config.md` is generated from [`reference`].
 
+pub mod jobs;
+mod jobs_checked;
+mod jobs_reference;
 pub mod machines;
 pub mod network;
 pub mod nex;
@@ -28,6 +31,7 @@ use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 use zeroize::Zeroizing;
 
+pub use self::jobs::JobsConfig;
 pub use self::machines::{MACHINE_DRIVERS, MachinesConfig};
 pub use self::network::NetworkConfig;
 pub use self::proxy::ProxyConfig;
@@ -167,6 +171,8 @@ pub struct NodeConfig {
     pub pool: PoolConfig,
     /// What connects sandboxes.
     pub network: NetworkConfig,
+    /// What it offers to jobs.
+    pub jobs: JobsConfig,
     /// Started in this order when the node starts.
     pub autostart: Vec<AutostartConfig>,
     /// Whether workloads end with the daemon instead of outliving it.

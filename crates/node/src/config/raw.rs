@@ -7,6 +7,7 @@ use moat_drivers::container::ContainerConfig;
 use moat_drivers::process::ProcessConfig;
 use serde::Deserialize;
 
+use super::jobs::RawJobs;
 use super::machines::{RawFirecracker, RawGuest, RawQemu};
 use super::network::RawNetwork;
 use super::proxy::RawProxy;
@@ -74,6 +75,8 @@ pub struct RawConfig {
     pub firecracker: RawFirecracker,
     #[serde(default)]
     pub network: RawNetwork,
+    #[serde(default)]
+    pub jobs: RawJobs,
     #[serde(default)]
     pub autostart: Vec<RawAutostart>,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::service_reference;
+use super::{jobs_reference, service_reference};
 
 /// One key.
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +125,7 @@ const TOP: &[Key] = &[
     key("qemu", "table", "", "See `[qemu]`."),
     key("firecracker", "table", "", "See `[firecracker]`."),
     key("network", "table", "", "See `[network]`."),
+    key("jobs", "table", "", "See `[jobs]`."),
     key("autostart", "list of tables", "", "See `[[autostart]]`."),
 ];
 
@@ -288,6 +289,25 @@ pub const SECTIONS: &[Section] = &[
         table: "network",
         about: "What connects sandboxes; docs/networks.md says how. The table is NanoBox's, with more in it. A node that is not in `/run/moat` has a name, subnet and gateway derived from its `run_dir`, so that several can share a host.",
         keys: service_reference::NETWORK,
+    },
+    Section { table: "jobs", about: "What this node offers to jobs: `docs/jobs.md`.", keys: jobs_reference::JOBS },
+    Section {
+        table: "jobs.host_volumes.NAME",
+        about: "A path of the host jobs may ask for by name.",
+        keys: jobs_reference::HOST_VOLUMES,
+    },
+    Section {
+        table: "jobs.capacity",
+        about: "What there is, where you know better than what the node finds.",
+        keys: jobs_reference::CAPACITY,
+    },
+    Section { table: "jobs.reserved", about: "What is not for jobs.", keys: jobs_reference::RESERVED },
+    Section { table: "jobs.artifact", about: "Bounds on fetching artifacts.", keys: jobs_reference::ARTIFACT },
+    Section { table: "jobs.gc", about: "When directories of ended allocations are removed.", keys: jobs_reference::GC },
+    Section {
+        table: "jobs.drain_on_shutdown",
+        about: "With this table, even an empty one, the node is emptied before the daemon ends.",
+        keys: jobs_reference::DRAIN,
     },
     Section {
         table: "autostart",

@@ -12,7 +12,7 @@ use super::{
     AutostartConfig, ConfigError, DENIED_ALWAYS, DRIVER_NAMES, Limits, LogsConfig, NatsConfig, NodeConfig, Secret,
     WORKLOAD_TYPES,
 };
-use super::{machines, proxy};
+use super::{jobs_checked, machines, proxy};
 use super::{network, service};
 
 /// Heartbeats of Nex come every 30 s, and clients wait for them.
@@ -59,6 +59,7 @@ pub(super) fn defaults() -> NodeConfig {
         sandboxes: service::SandboxesConfig::default(),
         pool: service::PoolConfig::default(),
         network: super::NetworkConfig::default(),
+        jobs: super::JobsConfig::default(),
         autostart: Vec::new(),
         stop_workloads: false,
         heartbeat_interval: HEARTBEAT,
@@ -130,6 +131,7 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
         sandboxes: service::sandboxes(raw.sandboxes)?,
         pool: service::pool(raw.pool, sandboxes_max)?,
         network,
+        jobs: jobs_checked::jobs(raw.jobs)?,
         autostart,
         stop_workloads: raw.stop_workloads.unwrap_or(base.stop_workloads),
         heartbeat_interval: heartbeat(raw.heartbeat_interval.map_or(base.heartbeat_interval, |s| s.0))?,
