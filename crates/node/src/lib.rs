@@ -23,6 +23,7 @@ pub mod guest;
 pub mod http;
 pub mod identity;
 pub mod jetstream;
+pub mod jobs;
 pub mod logfile;
 pub mod metrics;
 pub mod nats;
