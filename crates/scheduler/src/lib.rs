@@ -6,16 +6,26 @@
 //! Start at [`Cluster`], what is known, and [`plan`], what follows from it for one job.
 
 pub mod cluster;
+pub mod constraint;
 pub mod demand;
 pub mod deployment;
 pub mod diff;
 pub mod dispatch;
 pub mod drain;
+mod feasible;
 pub mod periodic;
+mod place;
 pub mod plan;
+mod rank;
+mod reconcile;
 pub mod reschedule;
 pub mod restart;
 pub mod seed;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+pub mod update;
 
 pub use cluster::{Cluster, JobKey, JobState};
 pub use demand::{Demand, demand};

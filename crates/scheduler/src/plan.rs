@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use moat_model::Timestamp;
-use moat_model::job::{Allocation, Deployment, Evaluation, EvaluationStatus};
+use moat_model::job::{Allocation, Deployment, Evaluation};
 
 use crate::cluster::{Cluster, JobKey};
-use crate::seed::{Ids, Seed};
+use crate::reconcile;
+use crate::seed::Seed;
 
 /// What should change for one job. Carried out as a whole or not at all: its parts rely on each other.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,25 +64,5 @@ pub struct GroupSummary {
 
 /// Plans one job. The same input gives the same plan; `seed` is other random bytes each time.
 pub fn plan(cluster: &Cluster, key: &JobKey, now: Timestamp, seed: Seed) -> Plan {
-    let mut ids = Ids::new(seed);
-    let version = cluster.job(key).map_or(0, |job| job.current);
-    Plan {
-        job: key.clone(),
-        place: Vec::new(),
-        change: Vec::new(),
-        deployment: None,
-        stable: None,
-        revert_to: None,
-        evaluation: Evaluation {
-            id: ids.uuid(),
-            at: now,
-            job_version: version,
-            status: EvaluationStatus::Complete,
-            deployment: None,
-            placed: BTreeMap::new(),
-            failures: BTreeMap::new(),
-        },
-        next: None,
-        groups: BTreeMap::new(),
-    }
+    reconcile::plan(cluster, cluster.job(key), key, now, seed)
 }

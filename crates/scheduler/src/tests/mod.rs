@@ -1,0 +1,8 @@
+//! Planning as a whole: what happens to instances when something changes.
+
+mod drains;
+mod failures;
+mod placement;
+mod properties;
+mod rollouts;
+mod system;
