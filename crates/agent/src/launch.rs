@@ -143,6 +143,22 @@ pub struct BindConfig {
     pub read_only: bool,
     /// Programs in it can be executed.
     pub exec: bool,
+    /// Whose its files are, seen from inside.
+    pub ids: ShownIds,
+}
+
+/// Whose the files of a bind are, seen from inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShownIds {
+    /// Nobody's: they keep the host's ids, which are not mapped inside, so only permissions for others apply. Nothing that is
+    /// mounted below it is shown.
+    Foreign,
+    /// Ids from this one on, on disk, are those from 0 on inside. With everything mounted below it.
+    Block(u32),
+    /// Ids 1 to 65,535 are the same on disk and inside; what belongs to the host's root is nobody's. With everything mounted
+    /// below it.
+    Same,
 }
 
 /// What the agent needs once it runs.

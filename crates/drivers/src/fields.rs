@@ -1,15 +1,21 @@
 //! Fields of a spec that mean the same to every driver that isolates, and what they may be.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 
 use moat_engine::error::{Error, Result};
 use moat_model::SandboxSpec;
-use moat_model::spec::{Artifact, Forward, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, RootLayer, RootSpec};
+use moat_model::spec::{
+    Artifact, BINDS_MAX, Forward, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, RootLayer, RootSpec,
+};
 
 use crate::linux::erofs;
 
 /// Each is a listening socket and a task of the agent.
 const FORWARDS_MAX: usize = 64;
+
+/// `PATH_MAX` of Linux.
+const PATH_MAX: usize = 4096;
 
 /// `NAME_MAX` of Linux file systems.
 const FILE_NAME_MAX: usize = 255;
@@ -29,7 +35,55 @@ pub fn check(spec: &SandboxSpec) -> Result<()> {
         check_process(main)?;
     }
     check_defaults(&spec.process)?;
+    if spec.task_dir.is_some() {
+        return Err(Error::invalid(
+            "task_dir",
+            "only a program without a sandbox works in a directory of the host: binds",
+        ));
+    }
+    check_binds(spec)?;
     check_forwards(&spec.forwards)
+}
+
+/// Where nothing may be shown: file systems of the kernel, and what the agent and the user are told in confidence.
+const COVERED: [&str; 5] = ["/dev", "/private", "/proc", "/secrets", "/sys"];
+
+fn check_binds(spec: &SandboxSpec) -> Result<()> {
+    if spec.binds.len() > BINDS_MAX {
+        return Err(Error::invalid("binds", format!("{} are more than {BINDS_MAX}", spec.binds.len())));
+    }
+    let mut targets = BTreeSet::new();
+    for bind in &spec.binds {
+        check_path("binds.source", &bind.source)?;
+        check_path("binds.target", &bind.target)?;
+        let target = bind.target.display();
+        if let Some(own) = COVERED.iter().find(|own| bind.target.starts_with(own)) {
+            return Err(Error::invalid("binds.target", format!("{target}: {own} is the sandbox's own")));
+        }
+        if !targets.insert(&bind.target) {
+            return Err(Error::invalid("binds.target", format!("{target} is the target of two")));
+        }
+        if spec.artifact.is_some() && bind.target == Path::new("/local") {
+            return Err(Error::invalid("artifact", "/local is a bind: the program is one of its files"));
+        }
+    }
+    Ok(())
+}
+
+/// As the kernel takes it, with one name for each place.
+fn check_path(field: &'static str, path: &Path) -> Result<()> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    // Compared as text too: components leave out `.` and doubled slashes.
+    let normal = path.components().collect::<PathBuf>().as_os_str() == path.as_os_str();
+    if !path.is_absolute() || !path.components().all(plain) || !normal || path.parent().is_none() {
+        let why = format!("{} must be absolute, without '.', '..' and empty parts, and not '/'", path.display());
+        return Err(Error::invalid(field, why));
+    }
+    if bytes.len() >= PATH_MAX || bytes.contains(&0) {
+        return Err(Error::invalid(field, format!("must be below {PATH_MAX} bytes, without NUL")));
+    }
+    Ok(())
 }
 
 fn check_artifact(artifact: &Artifact) -> Result<()> {

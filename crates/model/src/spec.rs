@@ -34,6 +34,10 @@ pub struct SandboxSpec {
     /// Directories and files of the host shown inside. Set by the node, never by a user.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub binds: Vec<Bind>,
+    /// Directory of the host, made by the node with all that belongs into it, in which a program without a sandbox starts and
+    /// is looked up; the driver neither fills nor removes it. Only for isolation `process`. Set by the node, never by a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_dir: Option<PathBuf>,
     /// The program it exists for; without one it idles until something is executed in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main: Option<ProcessSpec>,
@@ -84,6 +88,7 @@ impl SandboxSpec {
             artifact: None,
             log_dir: None,
             binds: Vec::new(),
+            task_dir: None,
             main: None,
             stop: StopSpec::default(),
             resources: Resources::default(),
@@ -286,13 +291,17 @@ pub struct Artifact {
     pub sha256: String,
 }
 
-/// A directory or a file of the host shown inside.
+/// Most binds of a sandbox: each is a mount the launcher makes.
+pub const BINDS_MAX: usize = 64;
+
+/// A directory or a file of the host shown inside, with everything mounted below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bind {
     /// Absolute path on the host. Not followed if its last part is a symbolic link.
     pub source: PathBuf,
-    /// Absolute path inside. Shown over whatever is there; made if nothing is.
+    /// Absolute path inside. Shown over whatever is there; made if nothing is, unless it lies in another bind: nothing is ever
+    /// made in those. No link of the root is followed.
     pub target: PathBuf,
     /// It cannot be written inside.
     pub read_only: bool,

@@ -12,9 +12,8 @@ use std::path::{Path, PathBuf};
 use moat_agent::launch::JailConfig;
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat};
 use rustix::mount::MountAttrFlags;
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 
-use super::clone::{Side, clone3};
+use super::ids::IdMap;
 use super::mount::{self, Reach};
 use super::tree::Tree;
 use super::{LaunchError, at};
@@ -27,11 +26,11 @@ const OPTION_LEN_MAX: usize = 255;
 /// Mounts the root on the directory `root` of `own`, the sandbox's writable tmpfs. Returns the mount and the directory
 /// that holds what the sandbox changes.
 pub fn mount(own: &Tree, jail: &JailConfig) -> Result<(OwnedFd, OwnedFd), LaunchError> {
-    let ids = mapped_ids(jail.uid_base)?;
+    let ids = IdMap::of_sandbox(jail.uid_base).namespace()?;
     let mut copies = Vec::with_capacity(jail.layers.len());
     for (index, layer) in jail.layers.iter().enumerate() {
         let copy = mount::bind(CWD, layer, Reach::One, MountAttrFlags::empty()).map_err(at(STAGE, layer))?;
-        mount::map_ids(copy.as_fd(), ids.as_fd()).map_err(at("map ids of layer", layer))?;
+        mount::map_layer(copy.as_fd(), ids.as_fd()).map_err(at("map ids of layer", layer))?;
         // Overlays of kernels before 6.15 take nothing that is not mounted somewhere.
         let spot = PathBuf::from(format!("lower/{index}"));
         let spot = own.directory(&spot, Mode::from_raw_mode(0o700)).map_err(at(STAGE, layer))?;
@@ -80,30 +79,4 @@ pub fn overlay(lower: &[String], upper: &str, work: &str) -> io::Result<OwnedFd>
         ("volatile", ""),
     ]);
     mount::filesystem("overlay", &options, MountAttrFlags::MOUNT_ATTR_NODEV)
-}
-
-/// A user namespace with the sandbox's mapping, of a process that lives just long enough to have one.
-fn mapped_ids(base: u32) -> Result<OwnedFd, LaunchError> {
-    let failed = |e: io::Error| LaunchError::new("namespace of the mapping", e);
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|e| failed(e.into()))?;
-    match clone3(libc::CLONE_NEWUSER, None).map_err(failed)? {
-        Side::Child => {
-            drop(ours);
-            // End of file, when the parent has what it wanted or has died.
-            let _ = recv(&theirs, &mut [0_u8; 1][..], RecvFlags::empty());
-            crate::sys::exit_now(0)
-        }
-        Side::Parent { pid, pidfd } => {
-            drop(theirs);
-            let namespace = Path::new("/proc").join(pid.as_raw_pid().to_string()).join("ns/user");
-            let opened = super::map_ids(pid, base).and_then(|()| {
-                openat(CWD, &namespace, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                    .map_err(at("namespace of the mapping", &namespace))
-            });
-            drop(ours);
-            super::end(&pidfd);
-            opened
-        }
-    }
 }

@@ -5,7 +5,7 @@
 //! 1. If a network was made for the sandbox, this process enters it, and opens the tap a program is to have ([`network`]).
 //! 2. It enters the sandbox's cgroups ([`cgroups`]), so that what follows counts against them. The tap comes before, because
 //!    they forbid devices.
-//! 3. With a jail: in a mount namespace of its own it assembles the root ([`root`], [`layers`], [`devices`]), still as root of
+//! 3. With a jail: in a mount namespace of its own it assembles the root ([`root`], [`layers`], [`devices`], [`binds`]), still as root of
 //!    the host.
 //! 4. It copies itself into new namespaces ([`clone`]) and writes the id maps of the copy.
 //! 5. The copy mounts what only it can mount, leaves the host's mounts ([`inside`]), says that all went
@@ -15,9 +15,11 @@
 //! All mounts die with the mount namespaces: nothing is left on the host but the cgroups the driver made. If any step
 //! fails, or this process is killed, the copy ends too: it reads end of file where it expects the next word.
 
+mod binds;
 mod cgroups;
 pub mod clone;
 pub mod devices;
+pub mod ids;
 pub mod inside;
 pub mod kernel;
 pub mod layers;
@@ -189,7 +191,7 @@ fn allow_files(wanted: u64) -> Result<(), LaunchError> {
 /// The parent's part after the copy exists: its id maps, the word to go on, and its answer.
 fn bring_up(pid: Pid, jail: Option<&JailConfig>, destiny: &Destiny, report: &OwnedFd) -> Result<(), LaunchError> {
     if let Some(jail) = jail {
-        map_ids(pid, jail.uid_base)?;
+        ids::IdMap::of_sandbox(jail.uid_base).give(pid)?;
     }
     send(report, GO_ON, SendFlags::NOSIGNAL).map_err(|e| LaunchError::new(START, e))?;
     if !ready(report)? {
@@ -219,15 +221,6 @@ fn ready(report: &OwnedFd) -> Result<bool, LaunchError> {
             Ok(LaunchReply::Started { .. }) | Err(_) => LaunchError::new(START, "it said nonsense"),
         }),
     }
-}
-
-/// Maps the ids of a new user namespace to the range that begins at `base`.
-fn map_ids(pid: Pid, base: u32) -> Result<(), LaunchError> {
-    for kind in ["uid_map", "gid_map"] {
-        let path = Path::new("/proc").join(pid.as_raw_pid().to_string()).join(kind);
-        std::fs::write(&path, format!("0 {base} {ID_COUNT}\n")).map_err(at("map ids", &path))?;
-    }
-    Ok(())
 }
 
 /// Kills and collects the copy, and with it everything in its namespaces.

@@ -81,18 +81,29 @@ fn add_flags(mount: BorrowedFd<'_>, reach: Reach, flags: MountAttrFlags) -> io::
     set_attributes(mount, reach, &attributes)
 }
 
-/// Shows the files of a mount that nobody sees yet with the ids of a user namespace. It stays read-only and without
-/// devices; programs in it can be executed, which the mount it was copied from forbids.
-pub fn map_ids(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+/// Gives a copy of a layer that nobody sees yet the ids of a user namespace. It stays read-only and without devices; programs
+/// in it can be executed, which the mount it was copied from forbids.
+pub fn map_layer(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
     let kept = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
     let lifted = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    map_ids(mount, Reach::One, namespace, kept, lifted)
+}
+
+/// Shows the files of a mount that nobody sees yet with the ids of a user namespace, and sets and lifts flags with it.
+pub fn map_ids(
+    mount: BorrowedFd<'_>,
+    reach: Reach,
+    namespace: BorrowedFd<'_>,
+    set: MountAttrFlags,
+    lifted: MountAttrFlags,
+) -> io::Result<()> {
     let attributes = libc::mount_attr {
-        attr_set: u64::from(kept.bits()) | libc::MOUNT_ATTR_IDMAP,
+        attr_set: u64::from(set.bits()) | libc::MOUNT_ATTR_IDMAP,
         attr_clr: u64::from(lifted.bits()),
         propagation: libc::MS_PRIVATE,
         userns_fd: u64::from(namespace.as_raw_fd().cast_unsigned()),
     };
-    set_attributes(mount, Reach::One, &attributes)
+    set_attributes(mount, reach, &attributes)
 }
 
 fn set_attributes(mount: BorrowedFd<'_>, reach: Reach, attributes: &libc::mount_attr) -> io::Result<()> {

@@ -23,9 +23,9 @@ use rustix::thread::{
 };
 
 use super::mount::{self, INERT, Reach};
-use super::root::{READ_ONLY, bind, own_mounts, writable_layer};
+use super::root::{READ_ONLY, own_mounts, writable_layer};
 use super::tree::{Owner, Tree, below};
-use super::{GO_ON, ID_COUNT, LaunchError, at, devices, kernel};
+use super::{GO_ON, ID_COUNT, LaunchError, at, binds, devices, kernel};
 use crate::sys;
 
 const STAGE: &str = "program";
@@ -85,7 +85,7 @@ pub fn assemble(jail: &JailConfig, program: &ProgramConfig) -> Result<(), Launch
     paths.sort_by(|a, b| a.target.cmp(&b.target));
     paths.into_iter().try_for_each(|path| host_path(&root, path))?;
     devices::give_nodes(&root, &program.devices, jail.uid_base + program.uid)?;
-    jail.binds.iter().try_for_each(|config| bind(&root, config))?;
+    binds::show(&root, &jail.binds, jail.uid_base)?;
     rustix::process::fchdir(root.root()).map_err(|e| LaunchError::new("enter root", e))
 }
 

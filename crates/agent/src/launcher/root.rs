@@ -20,13 +20,13 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use moat_agent::launch::{BindConfig, HostPath, JailConfig};
+use moat_agent::launch::{HostPath, JailConfig};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, mount_change};
 
 use super::mount::{self, INERT, Reach};
 use super::tree::{Owner, Tree, below};
-use super::{LaunchError, at, devices, layers};
+use super::{LaunchError, at, binds, devices, layers};
 
 /// `/private` holds what the agent may need to keep from programs: small files.
 const PRIVATE_BYTES: u64 = 1 << 20;
@@ -80,9 +80,7 @@ pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchE
     }
     devices::give(&root)?;
     secrets(&root, jail.secrets_bytes, super::owner::of(&root, task_user, jail.uid_base)?)?;
-    for config in &jail.binds {
-        bind(&root, config)?;
-    }
+    binds::show(&root, &jail.binds, jail.uid_base)?;
     rustix::process::fchdir(root.root()).map_err(|e| LaunchError::new("enter root", e))?;
     Ok(Assembled { notes, changes })
 }
@@ -253,19 +251,6 @@ pub fn secrets(root: &Tree, secrets_bytes: u64, task: Owner) -> Result<(), Launc
         mount::attach(&made, place.as_fd()).map_err(at("secrets", path))?;
     }
     Ok(())
-}
-
-/// A single file or directory of the host.
-pub fn bind(root: &Tree, config: &BindConfig) -> Result<(), LaunchError> {
-    let mut flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, config.read_only);
-    flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !config.exec);
-    let target = below(&config.target);
-    let is_dir = fs::metadata(&config.source).map_err(at("bind", &config.source))?.is_dir();
-    let copy = mount::bind(CWD, &config.source, Reach::One, flags).map_err(at("bind", &config.source))?;
-    let place = if is_dir { root.own_directory(target, Mode::from_raw_mode(0o755)) } else { root.own_file(target) };
-    let place = place.map_err(at("bind", &config.target))?;
-    mount::attach(&copy, place.as_fd()).map_err(at("bind", &config.target))
 }
 
 fn open_dir(path: &Path) -> io::Result<OwnedFd> {

@@ -20,6 +20,13 @@ pub struct Owner {
     pub gid: u32,
 }
 
+/// What becomes of a link or a file where a directory is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InTheWay {
+    Replaced,
+    Refused,
+}
+
 /// A directory seen as `/` by every path given to it; symbolic links in it cannot lead out of it.
 #[derive(Debug)]
 pub struct Tree {
@@ -92,9 +99,24 @@ impl Tree {
         self.open(path)
     }
 
+    /// Opens what is at `path` in what is shown of the host: no link is followed, nothing is made.
+    pub fn existing(&self, path: &Path) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        Ok(openat2(&self.root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    }
+
     /// Makes `path` a directory whatever an image put there: a link or a file in the way is replaced, no link is followed.
     /// A directory that exists is left as it is.
     pub fn own_directory(&self, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
+        self.walk(path, mode, InTheWay::Replaced)
+    }
+
+    /// Makes `path` a directory, or finds that it is one. No link is followed, and nothing that is there is replaced.
+    pub fn strict_directory(&self, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
+        self.walk(path, mode, InTheWay::Refused)
+    }
+
+    fn walk(&self, path: &Path, mode: Mode, in_the_way: InTheWay) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut here = self.open(Path::new(""))?;
         let parts: Vec<_> = path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
@@ -104,7 +126,7 @@ impl Tree {
             here = match openat(&here, name, flags, Mode::empty()) {
                 Ok(found) => found,
                 Err(Errno::NOENT) => self.new_directory(&here, name, mode)?,
-                Err(Errno::NOTDIR | Errno::LOOP) => {
+                Err(Errno::NOTDIR | Errno::LOOP) if in_the_way == InTheWay::Replaced => {
                     unlinkat(&here, name, AtFlags::empty())?;
                     self.new_directory(&here, name, mode)?
                 }
@@ -133,6 +155,18 @@ impl Tree {
                 unlinkat(&parent, name, AtFlags::empty())?;
                 self.new_file(&parent, name)?;
             }
+            Err(Errno::NOENT) => self.new_file(&parent, name)?,
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Makes an empty file to bind another one on, or finds one. No link is followed, and nothing that is there is replaced.
+    pub fn strict_file(&self, path: &Path) -> io::Result<OwnedFd> {
+        let parent = self.strict_directory(path.parent().unwrap_or(Path::new("")), Mode::from_raw_mode(0o755))?;
+        let name = file_name(path)?;
+        match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => {}
             Err(Errno::NOENT) => self.new_file(&parent, name)?,
             Err(errno) => return Err(errno.into()),
         }

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use moat_engine::driver::Place;
 use moat_engine::error::{Error, Result};
-use moat_model::spec::Resources;
+use moat_model::SandboxSpec;
+use moat_model::spec::{BindIds, Resources};
 use serde::{Deserialize, Serialize};
 
 /// Settings of the container driver.
@@ -17,6 +18,9 @@ pub struct ContainerConfig {
     pub host_paths: BTreeMap<PathBuf, PathBuf>,
     /// User of processes that name none.
     pub default_user: String,
+    /// First of the 65,536 host ids that files in directories the node makes for tasks belong to, on disk: nobody's on this
+    /// host, and the same for all tasks, whatever range of ids their sandboxes run with.
+    pub disk_ids: u32,
     /// Capabilities a sandbox may be given, by name; `all` means every one this kernel has.
     pub allow_caps: Vec<String>,
     /// Limits of sandboxes that name none.
@@ -70,11 +74,21 @@ const ALLOW_CAPS: [&str; 13] = [
     "sys_chroot",
 ];
 
+/// Ids of a sandbox, and of files made for tasks.
+const IDS: u32 = 65_536;
+
+/// The block just below the first id the node gives to sandboxes by default.
+const DISK_IDS: u32 = 0x4000_0000 - IDS;
+
+/// Below are people and services of the host.
+const DISK_IDS_MIN: u32 = 100_000;
+
 impl Default for ContainerConfig {
     fn default() -> Self {
         Self {
             host_paths: HOST_PATHS.iter().map(|p| (PathBuf::from(p), PathBuf::from(p))).collect(),
             default_user: "nobody".to_owned(),
+            disk_ids: DISK_IDS,
             allow_caps: ALLOW_CAPS.iter().map(|&c| c.to_owned()).collect(),
             resources: ResourceDefaults::default(),
             cgroup_parent: "moat".to_owned(),
@@ -120,13 +134,33 @@ impl ContainerConfig {
         if self.default_user.is_empty() {
             return Err(Error::invalid("container.default_user", "must be a name, uid or uid:gid"));
         }
+        if self.disk_ids < DISK_IDS_MIN || self.disk_ids.checked_add(IDS).is_none() {
+            let why = format!(
+                "must leave the host's own ids alone: at least {DISK_IDS_MIN}, and {IDS} below the 32-bit edge"
+            );
+            return Err(Error::invalid("container.disk_ids", why));
+        }
         Ok(())
     }
 
     /// The same for the directories of one sandbox, which no other may see.
-    pub(super) fn check_place(&self, place: &Place) -> Result<()> {
+    pub(super) fn check_place(&self, place: &Place, spec: &SandboxSpec) -> Result<()> {
         if place.uid_base == 0 {
             return Err(Error::new(moat_model::ErrorKind::Internal, "a container was given no range of user ids"));
+        }
+        if place.uid_base.abs_diff(self.disk_ids) < IDS {
+            let why = format!(
+                "{} and the {IDS} ids after it are given to sandboxes: use a block below uid_base",
+                self.disk_ids
+            );
+            return Err(Error::invalid("container.disk_ids", why));
+        }
+        for bind in spec.binds.iter().filter(|bind| bind.ids == BindIds::Host) {
+            let own = self.private_dirs.iter().chain([&place.run_dir, &place.data_dir]);
+            if let Some(own) = own.into_iter().find(|dir| overlap(&bind.source, dir)) {
+                let why = format!("{} would show the node's own directory {}", bind.source.display(), own.display());
+                return Err(Error::new(moat_model::ErrorKind::Denied, format!("binds.source: {why}")));
+            }
         }
         for source in self.host_paths.keys() {
             if let Some(own) = [&place.run_dir, &place.data_dir].into_iter().find(|dir| overlap(source, dir)) {

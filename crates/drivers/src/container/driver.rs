@@ -248,7 +248,7 @@ impl Driver for ContainerDriver {
     }
 
     async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
-        self.config.check_place(place)?;
+        self.config.check_place(place, spec)?;
         let capabilities = self.capabilities(spec)?;
         let cgroup = cgroup_name(&place.id);
         if !self.hierarchy.procs_files(&cgroup).is_empty() {

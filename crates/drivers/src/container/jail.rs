@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use moat_agent::launch::{AgentConfig, BindConfig, HostPath, JailConfig, JailNetwork, LaunchConfig, Payload};
+use moat_agent::launch::{AgentConfig, BindConfig, HostPath, JailConfig, JailNetwork, LaunchConfig, Payload, ShownIds};
 use moat_engine::error::{Error, Result};
 use moat_engine::fabric::NetworkPlace;
-use moat_model::spec::{Artifact, RootSpec};
+use moat_model::spec::{Artifact, BindIds, RootSpec};
 use moat_model::{ErrorKind, SandboxId, SandboxSpec};
 
 use super::config::ContainerConfig;
@@ -50,7 +50,7 @@ pub(super) fn launch_config(
             writable_bytes: spec.resources.disk_bytes.unwrap_or(defaults.disk_bytes),
             layers: prepared.layers.clone(),
             host_paths: host_paths(config, &spec.root),
-            binds: binds(spec)?,
+            binds: binds(config, spec)?,
             secrets_bytes: spec.resources.secrets_bytes.unwrap_or(defaults.secrets_bytes),
             network: network(spec, prepared.network)?,
         }),
@@ -94,7 +94,7 @@ fn host_paths(config: &ContainerConfig, root: &RootSpec) -> Vec<HostPath> {
     }
 }
 
-fn binds(spec: &SandboxSpec) -> Result<Vec<BindConfig>> {
+fn binds(config: &ContainerConfig, spec: &SandboxSpec) -> Result<Vec<BindConfig>> {
     let mut binds = Vec::new();
     if let Some(artifact) = &spec.artifact {
         check_artifact(artifact)?;
@@ -103,12 +103,24 @@ fn binds(spec: &SandboxSpec) -> Result<Vec<BindConfig>> {
             target: Path::new("/local").join(&artifact.name),
             read_only: true,
             exec: true,
+            ids: ShownIds::Foreign,
         });
     }
     if let Some(log_dir) = &spec.log_dir {
         let target = PathBuf::from("/alloc/logs");
-        binds.push(BindConfig { source: log_dir.clone(), target, read_only: true, exec: false });
+        let ids = ShownIds::Foreign;
+        binds.push(BindConfig { source: log_dir.clone(), target, read_only: true, exec: false, ids });
     }
+    binds.extend(spec.binds.iter().map(|bind| BindConfig {
+        source: bind.source.clone(),
+        target: bind.target.clone(),
+        read_only: bind.read_only,
+        exec: true,
+        ids: match bind.ids {
+            BindIds::Node => ShownIds::Block(config.disk_ids),
+            BindIds::Host => ShownIds::Same,
+        },
+    }));
     Ok(binds)
 }
 

@@ -113,6 +113,7 @@ mod tests {
             artifact: None,
             log_dir: None,
             binds: Vec::new(),
+            task_dir: None,
             main: None,
             stop: StopSpec::default(),
             resources: Resources::default(),

@@ -68,6 +68,17 @@ impl ProcessDriver {
         Err(Error::new(ErrorKind::Denied, why))
     }
 
+    async fn build(&self, place: &Place, spec: &SandboxSpec, owner: Owner) -> Result<()> {
+        let (data_dir, artifact, log_dir) = (place.data_dir.clone(), spec.artifact.clone(), spec.log_dir.clone());
+        let build = self.builds.begin(&data_dir);
+        // An artifact on another file system is copied, which can take seconds.
+        let making = tokio::task::spawn_blocking(move || {
+            let _build = build;
+            task_dir::build(&data_dir, owner, artifact.as_ref(), log_dir.as_deref())
+        });
+        making.await.map_err(|e| Error::caused_by(ErrorKind::Internal, "task directory", e))?
+    }
+
     fn launch_config(&self, place: &Place, spec: &SandboxSpec) -> LaunchConfig {
         let nofile = self.config.resources.nofile.unwrap_or(u64::MAX).min(nofile_ceiling());
         // Programs that are executed later and name no user are the main process's companions: they run as it does.
@@ -77,7 +88,7 @@ impl ProcessDriver {
             jail: None,
             payload: Payload::Agent(AgentConfig {
                 default_user: user.unwrap_or_else(|| Owner::of_daemon().to_string()),
-                task_dir: Some(place.data_dir.clone()),
+                task_dir: Some(spec.task_dir.clone().unwrap_or_else(|| place.data_dir.clone())),
                 capabilities: None,
                 no_new_privs: !spec.security.allow_new_privs,
                 seccomp: Vec::new(),
@@ -155,26 +166,23 @@ impl Driver for ProcessDriver {
         Ok(self.cgroups.check(&self.limits(spec))?)
     }
 
-    fn plan(&self, place: &Place, _spec: &SandboxSpec) -> Vec<Resource> {
-        vec![
-            Resource::Directory { path: place.run_dir.clone() },
-            Resource::Directory { path: place.data_dir.clone() },
-            Resource::Cgroup { name: place.id.to_string() },
-        ]
+    fn plan(&self, place: &Place, spec: &SandboxSpec) -> Vec<Resource> {
+        // A directory that was there before stays when the workload goes.
+        let made = spec.task_dir.is_none().then(|| Resource::Directory { path: place.data_dir.clone() });
+        let mut plan = vec![Resource::Directory { path: place.run_dir.clone() }];
+        plan.extend(made);
+        plan.push(Resource::Cgroup { name: place.id.to_string() });
+        plan
     }
 
     async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
         self.validate(spec)?;
         let owner = owner(place, spec)?;
         make_private(&place.run_dir)?;
-        let (data_dir, artifact, log_dir) = (place.data_dir.clone(), spec.artifact.clone(), spec.log_dir.clone());
-        let build = self.builds.begin(&data_dir);
-        // An artifact on another file system is copied, which can take seconds.
-        let making = tokio::task::spawn_blocking(move || {
-            let _build = build;
-            task_dir::build(&data_dir, owner, artifact.as_ref(), log_dir.as_deref())
-        });
-        making.await.map_err(|e| Error::caused_by(ErrorKind::Internal, "task directory", e))??;
+        match &spec.task_dir {
+            Some(dir) => task_dir::check(dir)?,
+            None => self.build(place, spec, owner).await?,
+        }
         self.cgroups.create(place.id.as_str(), &self.limits(spec))?;
         let socket = place.run_dir.join("agent.sock");
         let listener = launch::listen(&socket)
@@ -273,6 +281,21 @@ fn refuse_what_needs_a_sandbox(spec: &SandboxSpec) -> Result<()> {
         (spec.network.egress != EgressPolicy::default(), "network.egress", OF_THE_HOST),
         (!spec.network.publish.is_empty(), "network.publish", OF_THE_HOST),
         (spec.network.limits != NetworkLimits::default(), "network.limits", OF_THE_HOST),
+        (
+            !spec.binds.is_empty(),
+            "binds",
+            "without a sandbox the host's directories are where they are: use their paths",
+        ),
+        (
+            spec.task_dir.is_some() && spec.artifact.is_some(),
+            "artifact",
+            "nothing is put into a task directory that was made before: the program is one of its files",
+        ),
+        (
+            spec.task_dir.is_some() && spec.log_dir.is_some(),
+            "log_dir",
+            "nothing is put into a task directory that was made before",
+        ),
         (!spec.forwards.is_empty(), "forwards", "without a sandbox there is no loopback of its own: connect directly"),
         (!spec.security.cap_add.is_empty(), "security.cap_add", "without a sandbox capabilities are those of the user"),
         (
@@ -298,7 +321,7 @@ fn owner(place: &Place, spec: &SandboxSpec) -> Result<Owner> {
     let Some(asked) = spec.main.as_ref().and_then(|main| main.user.as_deref()) else { return Ok(Owner::of_daemon()) };
     let owner = Owner::find(asked)
         .ok_or_else(|| Error::invalid("main.user", format!("{asked:?} is not a user of this host")))?;
-    match task_dir::barrier(&place.data_dir) {
+    match task_dir::barrier(spec.task_dir.as_deref().unwrap_or(&place.data_dir)) {
         Some(closed) if owner.uid != 0 => {
             let why = format!("{asked:?} cannot enter {}: chmod o+x {}", closed.display(), closed.display());
             Err(Error::new(ErrorKind::Denied, format!("main.user: {why}")))

@@ -39,6 +39,19 @@ pub(super) fn build(dir: &Path, owner: Owner, artifact: Option<&Artifact>, log_d
     artifact.map_or(Ok(()), |artifact| place(artifact, &dir.join("local").join(&artifact.name)))
 }
 
+/// One that was made before: a directory under its own name.
+pub(super) fn check(dir: &Path) -> Result<()> {
+    let found = fs::symlink_metadata(dir)
+        .map_err(|e| Error::caused_by(ErrorKind::NotFound, format!("task_dir: {}", dir.display()), e))?;
+    if dir.is_absolute() && found.is_dir() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "task_dir",
+        format!("{} must be the absolute path of a directory, not of a link", dir.display()),
+    ))
+}
+
 fn make(path: &Path, mode: u32, owner: Owner) -> Result<()> {
     fs::DirBuilder::new().mode(0o700).create(path).map_err(failed("making", path))?;
     // Not masked by the daemon's umask, and never open to others before it belongs to the right user.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use moat_agent::launch::{
-    BindConfig, DeviceNode, HostPath, JailConfig, JailNetwork, LaunchConfig, Payload, ProgramConfig,
+    BindConfig, DeviceNode, HostPath, JailConfig, JailNetwork, LaunchConfig, Payload, ProgramConfig, ShownIds,
 };
 use moat_agent::protocol::machine::CONSOLE_READY;
 use moat_engine::driver::VMM_UID;
@@ -228,6 +228,7 @@ fn jail(config: &QemuConfig, found: &Found, start: &Start<'_>, mount_point: Path
         target: PathBuf::from(target),
         read_only: true,
         exec: false,
+        ids: ShownIds::Foreign,
     };
     let mut host_paths = config.host_paths.clone();
     if !host_paths.iter().any(|path| found.program.starts_with(path)) {

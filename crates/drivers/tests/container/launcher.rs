@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use moat_agent::launch::{AgentConfig, BindConfig, JailConfig, LaunchConfig, Payload};
+use moat_agent::launch::{AgentConfig, BindConfig, JailConfig, LaunchConfig, Payload, ShownIds};
 use moat_drivers::linux::agent_binary::AgentBinary;
 use moat_drivers::linux::launch::{LaunchError, launch, listen};
 
@@ -51,7 +51,8 @@ async fn every_failed_step_is_named() {
         ("user", "ids inside are 0 to 65535", |c| agent(c).default_user = "65536".to_owned()),
         ("bind", "/nowhere: No such file", |c| {
             let (source, target) = (PathBuf::from("/nowhere"), PathBuf::from("/x"));
-            jail(c).binds.push(BindConfig { source, target, read_only: true, exec: false });
+            let ids = ShownIds::Foreign;
+            jail(c).binds.push(BindConfig { source, target, read_only: true, exec: false, ids });
         }),
         ("set host name", "File name too long", |c| jail(c).hostname = "x".repeat(65)),
     ];

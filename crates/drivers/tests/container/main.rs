@@ -8,6 +8,7 @@ mod harness;
 #[path = "../harness/image.rs"]
 mod image;
 
+mod binds;
 mod bounds;
 mod capture;
 mod conformance;

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use moat_agent::launch::{
-    BindConfig, DeviceNode, HostPath, JailConfig, JailNetwork, LaunchConfig, Payload, ProgramConfig,
+    BindConfig, DeviceNode, HostPath, JailConfig, JailNetwork, LaunchConfig, Payload, ProgramConfig, ShownIds,
 };
 use moat_drivers::linux::agent_binary::AgentBinary;
 use moat_drivers::linux::cgroup::{Devices, Hierarchy, Limits};
@@ -45,6 +45,7 @@ fn config(host: &Host, args: &[&str]) -> LaunchConfig {
         target: PathBuf::from(target),
         read_only,
         exec,
+        ids: ShownIds::Foreign,
     };
     LaunchConfig {
         cgroup_procs: Vec::new(),

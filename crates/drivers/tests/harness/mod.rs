@@ -302,6 +302,7 @@ pub fn spec(root: RootSpec) -> SandboxSpec {
         artifact: None,
         log_dir: None,
         binds: Vec::new(),
+        task_dir: None,
         main: None,
         stop: StopSpec::default(),
         resources: Resources::default(),

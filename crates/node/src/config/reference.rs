@@ -215,6 +215,12 @@ const CONTAINER: &[Key] = &[
         "Host path to path inside, for the `host` template. A table given here replaces the default. Missing paths are skipped.",
     ),
     key("default_user", "text", "`nobody`", "User of programs that name none."),
+    key(
+        "disk_ids",
+        "number",
+        "`1073676288`",
+        "First of 65,536 host ids that own, on disk, the files of tasks' directories: nobody's, and below `uid_base`. Root of a task is this id there and never the host's. Not to be changed while there are allocations.",
+    ),
     key("allow_caps", "list", "the 13 usual ones without `net_raw`", "Capabilities a sandbox may be given."),
     key(
         "resources",

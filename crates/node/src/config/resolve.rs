@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moat_drivers::container::ContainerConfig;
 use moat_model::spec::Resources;
 use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
@@ -48,7 +49,7 @@ pub(super) fn defaults() -> NodeConfig {
         logs: LogsConfig { files_max: 10, file_bytes_max: 10 << 20 },
         history: crate::jetstream::HistoryConfig::default(),
         machines: super::MachinesConfig::default(),
-        container: moat_drivers::container::ContainerConfig::default(),
+        container: ContainerConfig::default(),
         process: moat_drivers::process::ProcessConfig::default(),
         artifact_cache_bytes_max: ARTIFACT_CACHE_BYTES,
         metrics_listen: None,
@@ -120,7 +121,7 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
             firecracker: machines::firecracker(raw.firecracker, &raw.agent)?,
             preferred: false,
         },
-        container: raw.container,
+        container: container(raw.container, uid_base(raw.uid_base.unwrap_or(base.uid_base))?)?,
         process: raw.process,
         artifact_cache_bytes_max: raw.artifact_cache_max.map_or(base.artifact_cache_bytes_max, |s| s.0),
         metrics_listen: metrics_listen(raw.metrics_listen)?,
@@ -361,6 +362,17 @@ fn uid_base(base: u32) -> Result<u32, Fault> {
         Ok(base)
     } else {
         fault("uid_base", "must leave the host's own ids alone: at least 100000, and 131072 below the 32-bit edge")
+    }
+}
+
+/// Files of tasks must never belong to ids a sandbox runs with.
+fn container(config: ContainerConfig, uid_base: u32) -> Result<ContainerConfig, Fault> {
+    match config.disk_ids.checked_add(65_536) {
+        Some(end) if end <= uid_base => Ok(config),
+        _ => {
+            let why = format!("{} and the 65535 ids after it must lie below uid_base, {uid_base}", config.disk_ids);
+            fault("container.disk_ids", why)
+        }
     }
 }
 

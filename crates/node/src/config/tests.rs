@@ -63,6 +63,8 @@ fn values_that_cannot_be_meant_name_their_key() {
         ("metrics_listen = 'here'", "metrics_listen"),
         ("workload_nats = 'nohost'", "workload_nats"),
         ("uid_base = 1000", "uid_base"),
+        ("uid_base = 200000", "container.disk_ids"),
+        ("[container]\ndisk_ids = 4294967000", "container.disk_ids"),
         ("[tags]\n'nex.os' = 'plan9'", "tags.nex.os"),
         ("[nats]\nservers = []", "nats.servers"),
         ("[nats]\ncreds = '/a'\ntoken = 't'", "nats"),
