@@ -85,7 +85,8 @@ async fn handle(station: &Rc<Station>, stream: Stream) -> Result<(), StreamError
         Request::Hello => Ok(Reply::Hello(hello(station))),
         Request::Setup { setup } => set_up(station, *setup).await,
         Request::Quiesce => quiesce(station).await,
-        Request::Renew { renewal } => return renew(station, &renewal, writer).await,
+        Request::Renew { renewal } => renew(station, &renewal).await,
+        Request::Proceed => proceed(station),
         request => match station.agent.get() {
             Some(agent) => return serve_request(station, agent, request, reader, writer).await,
             None => {
@@ -132,7 +133,7 @@ async fn serve_request(
         }
         Request::Shutdown => return shutdown(station, agent, writer).await,
         Request::Changes => return changes(station, reader, writer).await,
-        Request::Hello | Request::Setup { .. } | Request::Quiesce | Request::Renew { .. } => {
+        Request::Hello | Request::Setup { .. } | Request::Quiesce | Request::Renew { .. } | Request::Proceed => {
             Err(Failure::new(ErrorKind::Internal, "answered before"))
         }
         Request::Start { process } => start(agent, process).await,
@@ -195,27 +196,20 @@ async fn quiesce(station: &Station) -> Result<Reply, Failure> {
     Ok(Reply::Done)
 }
 
-/// The user's processes go on when the proof is on its way. If nobody was there to hear it, they wait for the next renewal.
-async fn renew(station: &Station, renewal: &Renewal, mut writer: Writer) -> Result<(), StreamError> {
-    let renewed = async {
-        let machine = station.machine()?;
-        let renewed = machine.renew(renewal).await?;
-        if let Some(agent) = station.agent.get().filter(|_| renewal.identity.is_some()) {
-            // What was said before belongs to the one it was copied from.
-            agent.main.begin_anew();
-            agent.output_turn.send_modify(|turn| *turn = turn.wrapping_add(1));
-        }
-        Ok::<_, Failure>((machine, renewed))
-    };
-    match renewed.await {
-        Ok((machine, renewed)) => {
-            answer(&mut writer, Reply::Renewed(renewed)).await?;
-            // A group that cannot be thawed stands still, which whoever asked sees.
-            let _ = machine.thaw();
-            Ok(())
-        }
-        Err(failure) => answer(&mut writer, Reply::from(failure)).await,
+/// The user's processes stand still until whoever asked has seen the proof and says so.
+async fn renew(station: &Station, renewal: &Renewal) -> Result<Reply, Failure> {
+    let renewed = station.machine()?.renew(renewal).await?;
+    if let Some(agent) = station.agent.get().filter(|_| renewal.identity.is_some()) {
+        // What was said before belongs to the one it was copied from.
+        agent.main.begin_anew();
+        agent.output_turn.send_modify(|turn| *turn = turn.wrapping_add(1));
     }
+    Ok(Reply::Renewed(renewed))
+}
+
+fn proceed(station: &Station) -> Result<Reply, Failure> {
+    station.machine()?.proceed()?;
+    Ok(Reply::Done)
 }
 
 async fn changes(station: &Station, reader: Reader, mut writer: Writer) -> Result<(), StreamError> {

@@ -22,7 +22,7 @@ mod root;
 mod setup;
 mod sockets;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 
 use moat_agent::launch::AgentConfig;
@@ -38,7 +38,7 @@ use crate::agent::Failure;
 use crate::agent::channel::Channel;
 
 /// Verbs only a machine's agent knows.
-pub const VERBS: [&str; 4] = ["setup", "quiesce", "renew", "changes"];
+pub const VERBS: [&str; 5] = ["setup", "quiesce", "renew", "proceed", "changes"];
 
 /// Whether this process is what a kernel starts first.
 pub fn is_this() -> bool {
@@ -50,7 +50,9 @@ pub fn is_this() -> bool {
 pub fn main() -> ! {
     power::die_of_panics();
     match boot::boot() {
-        Ok(booted) => crate::agent::run_machine(Machine { booted, state: RefCell::new(State::New) }),
+        Ok(booted) => {
+            crate::agent::run_machine(Machine { booted, state: RefCell::new(State::New), renewed: Cell::new(false) })
+        }
         Err(failure) => die(&failure.message),
     }
 }
@@ -71,6 +73,8 @@ pub struct Booted {
 pub struct Machine {
     booted: Booted,
     state: RefCell<State>,
+    /// It was renewed since it was stopped last.
+    renewed: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -124,25 +128,37 @@ impl Machine {
 
     /// Stops everything of the user and writes what is cached.
     pub async fn quiesce(&self) -> Result<(), Failure> {
+        self.renewed.set(false);
         self.group()?.freeze().await?;
         rustix::fs::sync();
         Ok(())
     }
 
-    /// Makes it go on, as another if so asked; everything of the user stands still until [`thaw`](Self::thaw).
+    /// Gives it time and randomness, and another identity if so asked; everything of the user stands still until
+    /// [`proceed`](Self::proceed).
     pub async fn renew(&self, renewal: &Renewal) -> Result<Renewed, Failure> {
+        self.renewed.set(false);
         let group = self.group()?;
         group.freeze().await?;
         group.verify_still()?;
-        match &*self.state.borrow() {
-            State::Set(being) => renewal::renew(&self.booted, &being.root, renewal),
-            State::New | State::Begun => Err(not_set_up()),
-        }
+        let renewed = match &*self.state.borrow() {
+            State::Set(being) => renewal::renew(&self.booted, &being.root, renewal)?,
+            State::New | State::Begun => return Err(not_set_up()),
+        };
+        self.renewed.set(true);
+        Ok(renewed)
     }
 
     /// Lets everything of the user go on.
-    pub fn thaw(&self) -> Result<(), Failure> {
-        self.group()?.thaw()
+    pub fn proceed(&self) -> Result<(), Failure> {
+        let group = self.group()?;
+        if !self.renewed.get() {
+            return Err(Failure::new(
+                ErrorKind::Conflict,
+                "proceed: this machine was not renewed since it was stopped",
+            ));
+        }
+        group.thaw()
     }
 
     /// The directory of everything changed in the root, seen where nothing is mounted over it.

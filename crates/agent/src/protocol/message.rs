@@ -98,12 +98,14 @@ pub enum Request {
     },
     /// First process of a machine only: stop everything of the user, write what is cached. The machine is about to be kept.
     Quiesce,
-    /// First process of a machine only: the machine goes on, perhaps as another. Whatever was stopped by `quiesce` goes on
-    /// after the answer was given and not before.
+    /// First process of a machine only: time has passed, and perhaps it is another from now on. Everything of the user stands
+    /// still until `proceed`.
     Renew {
         /// As what.
         renewal: Box<Renewal>,
     },
+    /// First process of a machine only: whoever asked for the renewal believes its proof. What was stopped goes on.
+    Proceed,
     /// First process of a machine only: everything changed above the layers of the root, as a tar archive of an OCI layer;
     /// content frames follow.
     Changes,
@@ -165,7 +167,7 @@ pub enum Reply {
     Connected,
     /// To `renew`: it is done, and this is the proof.
     Renewed(Renewed),
-    /// To `signal`, `setup`, `quiesce` and `shutdown`.
+    /// To `signal`, `setup`, `quiesce`, `proceed` and `shutdown`.
     Done,
     /// To anything.
     Failed {

@@ -69,7 +69,7 @@ async fn waits_to_be_told(vm: &Vm, guest: &AgentGuest) {
     let hello = guest.hello().await.unwrap();
     assert!(hello.awaits_setup);
     assert_eq!(hello.main, MainState::Idle);
-    for verb in ["exec", "setup", "quiesce", "renew", "changes"] {
+    for verb in ["exec", "setup", "quiesce", "renew", "proceed", "changes"] {
         assert!(hello.capabilities.iter().any(|known| known == verb), "{verb}");
     }
     assert!(vm.console().lines().any(|line| line == CONSOLE_READY), "{}", vm.console());
@@ -78,6 +78,7 @@ async fn waits_to_be_told(vm: &Vm, guest: &AgentGuest) {
     }
     let renewal = Renewal { moment: moment(now()), identity: None };
     assert_eq!(guest.renew(&renewal).await.unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(guest.proceed().await.unwrap_err().kind, ErrorKind::Conflict);
 }
 
 async fn is_what_it_was_told(guest: &AgentGuest) {
@@ -183,6 +184,7 @@ async fn stands_still_and_becomes_another(guest: &AgentGuest) {
 
     guest.quiesce().await.unwrap();
     guest.quiesce().await.expect("twice is as good as once");
+    assert_eq!(guest.proceed().await.unwrap_err().kind, ErrorKind::Conflict, "nothing goes on without a renewal");
     assert!(!guest.processes().await.unwrap().is_empty(), "the agent answers while all else stands still");
     let later = now() + 2 * ELSEWHEN;
     let renewed = guest.renew(&Renewal { moment: moment(later), identity: Some(identity(2)) }).await.unwrap();
@@ -191,6 +193,17 @@ async fn stands_still_and_becomes_another(guest: &AgentGuest) {
     assert_eq!(renewed.machine_id, "02".repeat(16));
     assert_eq!(renewed.link, Some(([2, 0, 0, 0, 0, 2], [10, 77, 0, 2].into())));
     assert!((renewed.unix_nanos / 1_000_000_000 - later).abs() < HOUR, "{renewed:?}");
+    // It starts a process after the other, if it is let: none of them comes, and nobody uses the processor.
+    let seen = async || {
+        let pids: Vec<u32> = guest.processes().await.unwrap().iter().map(|process| process.pid).collect();
+        (pids, guest.stats().await.unwrap().cpu_usec)
+    };
+    let still = seen().await;
+    for _ in 0..50 {
+        assert_eq!(seen().await, still, "somebody ran before `proceed`");
+    }
+    guest.proceed().await.unwrap();
+    guest.proceed().await.expect("twice is as good as once");
 
     let mut reader = guest.output(Offsets::default()).await.expect("offsets begin anew");
     let mut said = String::new();
@@ -213,6 +226,7 @@ async fn stands_still_and_becomes_another(guest: &AgentGuest) {
     assert!(matches!(end.main, MainState::Running { .. }), "{end:?}");
     let renewed = guest.renew(&Renewal { moment: moment(now()), identity: None }).await.unwrap();
     assert_eq!((renewed.hostname.as_str(), renewed.machine_id), ("machine-2", "02".repeat(16)));
+    guest.proceed().await.unwrap();
     let told: i64 = run(guest, "date +%s").await.trim().parse().unwrap();
     assert!((told - now()).abs() < HOUR, "{told}");
     assert!(guest.output(Offsets::default()).await.is_ok(), "offsets go on, and nothing was acknowledged");
@@ -229,6 +243,7 @@ async fn tells_what_was_changed(guest: &AgentGuest) {
         layer.extend_from_slice(&piece.unwrap());
     }
     guest.renew(&Renewal { moment: moment(now()), identity: None }).await.unwrap();
+    guest.proceed().await.unwrap();
     let mut found = BTreeMap::new();
     for entry in tar::Archive::new(&layer[..]).entries().unwrap() {
         let mut entry = entry.unwrap();
@@ -271,6 +286,7 @@ fn a_machine_with_a_root_of_its_own_runs_out_of_memory_and_is_switched_off() {
         assert_eq!(guest.changes().await.map(drop).unwrap_err().kind, ErrorKind::Unsupported);
         let renewed = guest.renew(&Renewal { moment: moment(now()), identity: None }).await.unwrap();
         assert_eq!(renewed.link, None);
+        guest.proceed().await.unwrap();
         let greedy = "exec busybox awk 'BEGIN { while (1) a[i++] = sprintf(\"%65536s\", \"\") }'";
         guest.start_main(&sh(greedy)).await.unwrap();
         let exit = timeout(DEADLINE, guest.wait_main()).await.unwrap().unwrap();

@@ -150,10 +150,12 @@ impl Guest {
             Request::Hello => self.hello(),
             Request::Setup { setup } => self.set_up(*setup),
             Request::Quiesce => {
-                self.memory().quiesced = true;
+                let mut memory = self.memory();
+                (memory.quiesced, memory.renewed) = (true, false);
                 Reply::Done
             }
             Request::Renew { renewal } => self.renew(*renewal),
+            Request::Proceed => self.proceed(),
             _ if self.memory().setup.is_none() => refusal(ErrorKind::Conflict, "it was not set up"),
             Request::Push { transfer: Transfer::Write { path, .. }, .. } => {
                 return self.push(path, reader, writer).await;
@@ -211,7 +213,7 @@ impl Guest {
             memory.identity = Some(identity);
         }
         let identity = memory.identity.clone();
-        memory.quiesced = false;
+        memory.renewed = true;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let skew = if self.script.says("skewed") { SKEW_NANOS } else { 0 };
         Reply::Renewed(Renewed {
@@ -221,6 +223,15 @@ impl Guest {
             hostname: identity.as_ref().map_or_else(String::new, |identity| identity.hostname.clone()),
             link: identity.and_then(|identity| identity.network).map(|network| (network.mac, network.address)),
         })
+    }
+
+    fn proceed(&self) -> Reply {
+        let mut memory = self.memory();
+        if !memory.renewed {
+            return refusal(ErrorKind::Conflict, "it was not renewed since it was quiesced");
+        }
+        memory.quiesced = false;
+        Reply::Done
     }
 
     fn start(&self) -> Reply {

@@ -23,6 +23,8 @@ pub struct Memory {
     /// Everything it was ever seeded with.
     pub seeds: Vec<String>,
     pub quiesced: bool,
+    /// It was renewed since it was quiesced last.
+    pub renewed: bool,
     pub files: BTreeMap<String, Vec<u8>>,
     pub main: MainState,
 }
@@ -34,6 +36,7 @@ impl Default for Memory {
             identity: None,
             seeds: Vec::new(),
             quiesced: false,
+            renewed: false,
             files: BTreeMap::new(),
             main: MainState::Idle,
         }

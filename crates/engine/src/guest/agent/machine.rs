@@ -66,7 +66,8 @@ impl AgentGuest {
         self.done(&Request::Quiesce, "quiesce the machine", QUIESCE_DEADLINE).await
     }
 
-    /// Tells a machine that was kept what it is now. The proof is for the caller to check.
+    /// Tells a machine that was kept what it is now. The proof is for the caller to check; nothing of the user runs until
+    /// [`proceed`](Self::proceed).
     pub async fn renew(&self, renewal: &Renewal) -> Result<Renewed> {
         const DOING: &str = "renew the machine";
         let request = Request::Renew { renewal: Box::new(renewal.clone()) };
@@ -74,6 +75,11 @@ impl AgentGuest {
             Reply::Renewed(renewed) => Ok(renewed),
             _ => Err(self.wrong_reply(DOING)),
         }
+    }
+
+    /// Lets everything of the user go on: the proof was good.
+    pub async fn proceed(&self) -> Result<()> {
+        self.done(&Request::Proceed, "let the machine go on", REPLY_DEADLINE).await
     }
 
     /// Everything changed above the layers of the root, as a tar archive of an OCI layer.

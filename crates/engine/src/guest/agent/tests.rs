@@ -124,7 +124,7 @@ async fn misbehave(mut stream: Stream, protocol: u32, port: u16, opens: mpsc::Se
             return write_frame(&mut stream, &AgentFrame::Content(Bytes::from("half"))).await.unwrap();
         }
         // A renewal without its proof, and the like.
-        Request::Setup { .. } | Request::Quiesce | Request::Renew { .. } | Request::Changes => {
+        Request::Setup { .. } | Request::Quiesce | Request::Renew { .. } | Request::Proceed | Request::Changes => {
             write_header::<AgentFrame>(&mut stream, &Reply::Watching).await.unwrap();
         }
         Request::Wait => write_header::<AgentFrame>(&mut stream, &Reply::Exited(Exit::code(3))).await.unwrap(),
