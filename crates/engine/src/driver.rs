@@ -111,8 +111,8 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 ///
 /// What lies on disk is in the sandbox's own directories, named by `plan`; its record stays as it is. `kill` and `release`
 /// work on a stowed sandbox too, [`Freezer::thaw`] leaves it where it is and succeeds, and `recover` says
-/// [`Recovered::Stowed`]. Both calls may be dropped in the middle: after `stow` comes `thaw` or `kill`, after `unstow` comes
-/// `recover` or `kill`. The agent's connection ends when the memory is given back; nobody takes that for a loss.
+/// [`Recovered::Stowed`]. Both calls may be dropped in the middle: after a `stow` that was, or that failed, comes `freeze`,
+/// `thaw` or `kill`, after such an `unstow` `recover` or `kill`. The agent's connection ends when the memory is given back; nobody takes that for a loss.
 #[async_trait]
 pub trait Stower: Send + Sync {
     /// Writes a frozen sandbox to disk, synced, and then ends what ran it: its memory goes back to the host. If this fails,
@@ -129,8 +129,9 @@ pub trait Stower: Send + Sync {
 /// randomness and the right time; nothing of the user runs before that, and a guest that does not confirm it is killed.
 #[async_trait]
 pub trait Snapshotter: Send + Sync {
-    /// Writes a frozen sandbox into the new directory `into`, synced, with a manifest of what it needs. The sandbox stays
-    /// frozen. If this fails or is dropped, what is there is the caller's to remove.
+    /// Writes a frozen sandbox into the new directory `into`, synced, with a manifest of what it needs. The sandbox is frozen
+    /// afterwards, and may run for moments in between, in which nothing of the user's does. If this fails or is dropped, what is
+    /// there is the caller's to remove, and `freeze`, `thaw` or `kill` comes next.
     async fn snapshot(&self, record: &Record, into: &Path) -> Result<Captured>;
 }
 
@@ -142,7 +143,8 @@ pub const VMM_UID: u32 = 1000;
 pub trait Capturer: Send + Sync {
     /// Writes everything changed above the layers of its root to a new erofs file `into`, as an overlay layer, synced.
     /// Nothing in the sandbox runs meanwhile: the engine has frozen it. `into` does not exist yet; if this fails or is
-    /// dropped, what is there is the caller's to remove. Ids in it are those inside the sandbox.
+    /// dropped, what is there is the caller's to remove, and `freeze`, `thaw` or `kill` comes next. Ids in it are those inside
+    /// the sandbox.
     async fn capture(&self, record: &Record, into: &Path) -> Result<Captured>;
 }
 

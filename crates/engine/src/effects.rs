@@ -236,7 +236,7 @@ async fn stow(context: &Context, limits: Deadlines) -> Outcome {
     };
     match bounded(limits.capture, "write to disk", stow).await {
         Ok(()) => Outcome::Fact(Fact::Stowed),
-        Err(error) => Outcome::Failed(Fact::StowFailed(error.chain()), error.kind),
+        Err(error) => Outcome::Failed(Fact::StowFailed(still_again(context, limits, &error).await), error.kind),
     }
 }
 
@@ -274,7 +274,22 @@ async fn capture(context: &Context, kind: CaptureKind, into: &Path, limits: Dead
     };
     match bounded(limits.capture, "capture", capture).await {
         Ok(captured) => Outcome::Captured(captured),
-        Err(error) => Outcome::Failed(Fact::CaptureFailed(error.chain()), error.kind),
+        Err(error) => Outcome::Failed(Fact::CaptureFailed(still_again(context, limits, &error).await), error.kind),
+    }
+}
+
+/// To be kept in good order, a frozen sandbox may run for a moment, and that may be where the driver was when it failed or was
+/// given up. It is had to stand still again, as whoever lets it go on, or does not, believes it to. What is to be told of both.
+async fn still_again(context: &Context, limits: Deadlines, error: &Error) -> String {
+    let freeze = async {
+        match (context.driver.freezer(), &context.record.driver_record) {
+            (Some(freezer), Some(record)) => freezer.freeze(record).await,
+            _ => Ok(()),
+        }
+    };
+    match bounded(limits.effect, "freeze again", freeze).await {
+        Ok(()) => error.chain(),
+        Err(again) => format!("{}; and then it could not be frozen again: {}", error.chain(), again.chain()),
     }
 }
 

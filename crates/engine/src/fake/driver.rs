@@ -331,8 +331,9 @@ impl Capturer for FakeDriver {
         let takes = self
             .link
             .act(|world| {
-                let there = world.sandboxes.get(&id).filter(|sandbox| sandbox.frozen);
+                let there = world.sandboxes.get_mut(&id).filter(|sandbox| sandbox.frozen);
                 let sandbox = there.ok_or_else(|| fails("capture", "it is not frozen"))?;
+                sandbox.wake_to_be_kept();
                 match &sandbox.config.capture_error {
                     Some(error) => Err(fails("capture", error)),
                     None => Ok(sandbox.config.capture_takes),
@@ -341,7 +342,13 @@ impl Capturer for FakeDriver {
             .await?;
         tokio::time::sleep(takes).await;
         let content = id.to_string();
-        let written = self.link.act(|_| std::fs::write(into, &content)).await;
+        let written = self
+            .link
+            .act(|world| {
+                world.kept(&id);
+                std::fs::write(into, &content)
+            })
+            .await;
         written.map_err(|e| Error::caused_by(ErrorKind::Internal, "write a fake capture", e))?;
         Ok(Captured { bytes: content.len() as u64, entries: 1, memory: false })
     }

@@ -77,6 +77,7 @@ impl Stower for FakeDriver {
                     sandbox.kill();
                     return Err(fails("stow", "it died"));
                 }
+                sandbox.wake_to_be_kept();
                 let FakeConfig { stow_error, stow_takes, hang_at, .. } = &sandbox.config;
                 match stow_error {
                     Some(error) => Err(fails("stow", error)),
@@ -86,6 +87,7 @@ impl Stower for FakeDriver {
             .await?;
         tokio::time::sleep(takes).await;
         link.act(|world| {
+            world.kept(&id);
             if let Some(sandbox) = world.sandboxes.get_mut(&id).filter(|sandbox| sandbox.frozen) {
                 sandbox.frozen = false;
                 sandbox.agent_alive = false;
@@ -150,6 +152,7 @@ impl Snapshotter for FakeDriver {
             .act(|world| {
                 let there = world.sandboxes.get_mut(&id).filter(|sandbox| sandbox.frozen);
                 let sandbox = there.ok_or_else(|| fails("snapshot", "it is not frozen"))?;
+                sandbox.wake_to_be_kept();
                 if let Some(error) = &sandbox.config.capture_error {
                     return Err(fails("snapshot", error));
                 }
@@ -167,6 +170,7 @@ impl Snapshotter for FakeDriver {
         let written = self
             .link()
             .act(|world| {
+                world.kept(&id);
                 std::fs::create_dir(into)?;
                 std::fs::write(into.join("manifest.json"), &machine.manifest)?;
                 std::fs::write(into.join("state"), &machine.state)?;

@@ -64,6 +64,8 @@ pub struct FakeConfig {
     pub freeze_error: Option<String>,
     /// Thawing fails.
     pub thaw_error: Option<String>,
+    /// It runs while it is being kept or written to disk, and is frozen again at the end: if that is not reached, it runs on.
+    pub kept_awake: bool,
     /// How long a capture takes.
     pub capture_takes: Duration,
     /// How long writing it to disk takes.
@@ -129,6 +131,7 @@ impl Default for FakeConfig {
             main_error: None,
             freeze_error: None,
             thaw_error: None,
+            kept_awake: false,
             capture_takes: Duration::ZERO,
             stow_takes: Duration::ZERO,
             stow_error: None,

@@ -216,6 +216,12 @@ impl FakeSandbox {
         }
     }
 
+    pub fn wake_to_be_kept(&mut self) {
+        if self.config.kept_awake {
+            self.set_frozen(false);
+        }
+    }
+
     pub fn main_state(&mut self) -> MainState {
         match &mut self.main {
             None => MainState::Idle,
@@ -228,6 +234,13 @@ impl FakeSandbox {
 }
 
 impl WorldState {
+    /// What was woken to be kept stands still again.
+    pub fn kept(&mut self, id: &SandboxId) {
+        if let Some(sandbox) = self.sandboxes.get_mut(id).filter(|sandbox| sandbox.config.kept_awake) {
+            sandbox.set_frozen(true);
+        }
+    }
+
     pub fn started_main(&mut self, id: &SandboxId) {
         *self.main_starts.entry(id.clone()).or_default() += 1;
     }

@@ -80,6 +80,75 @@ async fn every_step_of_a_capture_may_fail() {
     }
 }
 
+/// What is asked of a paused sandbox that is to be kept.
+type Keep = fn(Bench) -> JoinHandle<(Bench, crate::Result<()>)>;
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_woken_to_be_kept_is_put_to_sleep_again_however_that_ends() {
+    let keeps: [(&str, Keep); 3] = [
+        ("capture", |b| {
+            tokio::spawn(async move {
+                let done = b.engine.capture(&id(1), b.dir.path().join("layer")).await.map(drop);
+                (b, done)
+            })
+        }),
+        ("snapshot", |b| {
+            tokio::spawn(async move {
+                let done = b.engine.snapshot(&id(1), b.dir.path().join("machine")).await.map(drop);
+                (b, done)
+            })
+        }),
+        ("stow", |b| {
+            tokio::spawn(async move {
+                let done = b.engine.pause(&id(1), PauseTo::Disk).await.map(drop);
+                (b, done)
+            })
+        }),
+    ];
+    let oops = || Some("oops".to_owned());
+    let awake = || FakeConfig { kept_awake: true, ..FakeConfig::default() };
+    for (what, keep) in keeps {
+        for fake in [
+            FakeConfig { capture_error: oops(), stow_error: oops(), ..awake() },
+            FakeConfig { capture_takes: secs(3600), stow_takes: secs(3600), ..awake() },
+        ] {
+            let b = bench(fake).await;
+            b.engine.create(id(1), spec("app", &[])).await.unwrap();
+            b.engine.pause(&id(1), PauseTo::Memory).await.unwrap();
+            let (b, done) = keep(b).await.unwrap();
+            done.unwrap_err();
+            let view = b.engine.get(&id(1)).unwrap();
+            assert_eq!((view.phase, view.stowed, b.world.frozen()), (PhaseName::Paused, false, vec![id(1)]), "{what}");
+            // So it can be kept after all.
+            let good = |fake: &mut FakeConfig| {
+                (fake.capture_error, fake.stow_error) = (None, None);
+                (fake.capture_takes, fake.stow_takes) = (Duration::ZERO, Duration::ZERO);
+            };
+            b.world.configure_one(&id(1), good);
+            let (b, done) = keep(b).await.unwrap();
+            done.unwrap();
+            assert_eq!(b.engine.get(&id(1)).unwrap().phase, PhaseName::Paused, "{what}");
+            b.engine.resume(&id(1)).await.unwrap();
+            assert_eq!(b.world.frozen(), [], "{what}");
+            b.engine.delete(&id(1)).await.unwrap();
+            b.assert_clean();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_be_put_to_sleep_again_is_told_of() {
+    let b = bench(FakeConfig { kept_awake: true, capture_error: Some("full".into()), ..FakeConfig::default() }).await;
+    b.engine.create(id(1), spec("app", &[])).await.unwrap();
+    b.engine.pause(&id(1), PauseTo::Memory).await.unwrap();
+    b.world.configure_one(&id(1), |fake| fake.freeze_error = Some("stuck".into()));
+    let error = capturing(&b).await.unwrap().unwrap_err().to_string();
+    assert!(
+        error.contains("full") && error.contains("could not be frozen again") && error.contains("stuck"),
+        "{error}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_that_cannot_go_on_after_a_capture_is_paused_and_can_be_resumed() {
     let b = bench(FakeConfig { thaw_error: Some("stuck".into()), ..FakeConfig::default() }).await;
