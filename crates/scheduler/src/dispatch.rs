@@ -88,3 +88,53 @@ fn check_payload(rule: Payload, payload: Option<&str>) -> Result<(), DispatchErr
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use moat_model::job::{JobType, Parameterized};
+
+    use super::*;
+    use crate::testing::job;
+
+    const NOW: Timestamp = Timestamp::from_millis(7_000);
+
+    fn parent(payload: Payload) -> Job {
+        let keys = |key: &str| vec![key.to_owned()];
+        let rules = Parameterized { payload, meta_required: keys("who"), meta_optional: keys("how") };
+        Job { parameterized: Some(rules), ..job("hello", JobType::Batch, 1) }
+    }
+
+    fn with(payload: Option<&str>, meta: &[(&str, &str)]) -> Dispatch {
+        let meta = meta.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Dispatch { payload: payload.map(str::to_owned), meta }
+    }
+
+    #[test]
+    fn a_child_is_the_parent_with_what_came_along() {
+        let given = dispatch(&parent(Payload::Optional), &with(Some("aGk="), &[("who", "you")]), NOW, [0, 0, 1, 255]);
+        let child = given.unwrap();
+        assert_eq!(child.id.as_str(), "hello/dispatch-7-000001ff");
+        assert_eq!((child.parent.unwrap().as_str(), child.payload.as_deref()), ("hello", Some("aGk=")));
+        assert_eq!((child.parameterized, child.meta["who"].as_str()), (None, "you"));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_rules_is_refused_by_name() {
+        let long = "AAAA".repeat(PAYLOAD_MAX / 3 + 1);
+        let who = [("who", "you")];
+        let table = [
+            (Payload::Forbidden, with(Some("aGk="), &who), "forbids one"),
+            (Payload::Required, with(None, &who), "requires one"),
+            (Payload::Optional, with(Some("?"), &who), "not base64"),
+            (Payload::Optional, with(Some(&long), &who), "is the most"),
+            (Payload::Optional, with(None, &[]), "\"who\" is required"),
+            (Payload::Optional, with(None, &[("who", "a"), ("why", "b")]), "\"why\" is not one"),
+        ];
+        for (rule, with, expected) in table {
+            let refused = dispatch(&parent(rule), &with, NOW, [0; 4]).unwrap_err().to_string();
+            assert!(refused.contains(expected), "{refused}");
+        }
+        let refused = dispatch(&job("plain", JobType::Batch, 1), &with(None, &[]), NOW, [0; 4]);
+        assert!(matches!(refused, Err(DispatchError::NotParameterized(_))));
+    }
+}

@@ -233,8 +233,14 @@ impl World {
     }
 
     pub(crate) fn dry(&mut self, key: &JobKey) -> Plan {
+        let seed = self.seed();
+        plan(&self.cluster, key, self.now, seed)
+    }
+
+    /// Another one each time.
+    pub(crate) fn seed(&mut self) -> Seed {
         self.rounds += 1;
-        plan(&self.cluster, key, self.now, Seed(u128::from(self.rounds).to_le_bytes()))
+        Seed(u128::from(self.rounds).to_le_bytes())
     }
 
     /// Plans a job and does what the plan says.
@@ -325,5 +331,36 @@ impl World {
             self.pass(1);
         }
         panic!("it does not come to rest: {:#?}", self.dry(key));
+    }
+}
+
+impl World {
+    pub(crate) fn keys(&self) -> Vec<JobKey> {
+        self.jobs.keys().cloned().collect()
+    }
+
+    pub(crate) fn state(&self, key: &JobKey) -> &JobState {
+        &self.jobs[key]
+    }
+
+    /// The same knowledge, come by in another order.
+    pub(crate) fn rebuilt(&self) -> Cluster {
+        let mut cluster = Cluster::new();
+        for alloc in self.keys().iter().rev().flat_map(|key| self.allocs(key)).rev() {
+            if let Some(status) = self.cluster.status(&alloc.id) {
+                cluster.set_status(status.clone());
+            }
+        }
+        for key in self.keys().iter().rev() {
+            let mut all = self.allocs(key);
+            all.reverse();
+            cluster.set_allocations(key, all, self.cluster.deployment(key).cloned());
+        }
+        let nodes: Vec<_> = self.cluster.nodes().collect();
+        for node in nodes.into_iter().rev() {
+            cluster.set_node(node.facts().clone(), node.wish().clone(), node.state());
+        }
+        self.jobs.values().for_each(|state| cluster.set_job(state.clone()));
+        cluster
     }
 }

@@ -15,6 +15,16 @@ pub fn is_destructive(old: &Job, new: &Job, group: &str) -> bool {
     work(before) != work(after)
 }
 
+/// The same for one task.
+pub fn is_task_destructive(old: &Task, new: &Task) -> bool {
+    let work = |task: &Task| {
+        let mut work = task.clone();
+        task_work(&mut work);
+        work
+    };
+    work(old) != work(new)
+}
+
 /// The group without what changes in place.
 fn work(group: &TaskGroup) -> TaskGroup {
     let mut work = group.clone();

@@ -145,7 +145,8 @@ impl Cluster {
             self.owners.insert(id.clone(), key.clone());
             self.recount(key, &id);
         }
-        if self.jobs.get(key).is_some_and(|job| job.state.is_none() && job.allocations.is_empty()) {
+        let is_nothing = |job: &JobEntry| job.state.is_none() && job.allocations.is_empty() && job.deployment.is_none();
+        if self.jobs.get(key).is_some_and(is_nothing) {
             self.jobs.remove(key);
         }
     }

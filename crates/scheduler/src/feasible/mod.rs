@@ -19,11 +19,41 @@ const ALL_POOLS: &str = "all";
 pub(crate) struct Filter<'a> {
     job: &'a Job,
     group: &'a TaskGroup,
-    datacenters: Vec<GlobMatcher>,
+    datacenters: Vec<Datacenter>,
     drivers: BTreeSet<String>,
     checks: Vec<Check>,
     pub(crate) distinct: Vec<Distinct>,
 }
+
+/// Which datacenters a text of a job means. Most are a name, or all: no expression is compiled for those.
+#[derive(Debug)]
+enum Datacenter {
+    Any,
+    Named(String),
+    Like(GlobMatcher),
+}
+
+impl Datacenter {
+    /// A glob that cannot be read was refused where the job was; here it means nothing.
+    fn new(text: &str) -> Option<Self> {
+        match text {
+            "*" => Some(Self::Any),
+            _ if text.contains(GLOB) => Some(Self::Like(Glob::new(text).ok()?.compile_matcher())),
+            _ => Some(Self::Named(text.to_owned())),
+        }
+    }
+
+    fn means(&self, datacenter: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Named(name) => name == datacenter,
+            Self::Like(glob) => glob.is_match(datacenter),
+        }
+    }
+}
+
+/// What makes a text a glob.
+const GLOB: [char; 5] = ['*', '?', '[', '{', '\\'];
 
 /// What instances of a job must not have in common.
 #[derive(Debug)]
@@ -60,8 +90,7 @@ impl<'a> Filter<'a> {
                 _ => checks.push(check),
             }
         }
-        // A glob that cannot be read was refused where the job was; here it matches nothing.
-        let datacenters = job.datacenters.iter().filter_map(|glob| Some(Glob::new(glob).ok()?.compile_matcher()));
+        let datacenters = job.datacenters.iter().filter_map(|text| Datacenter::new(text));
         let drivers = group.tasks.iter().map(|task| format!("driver.{}", task.driver.as_str())).collect();
         Self { job, group, datacenters: datacenters.collect(), drivers, checks, distinct }
     }
@@ -73,12 +102,12 @@ impl<'a> Filter<'a> {
 
     /// The node is in one of the job's datacenters.
     pub(crate) fn in_datacenter(&self, facts: &NodeFacts) -> bool {
-        self.datacenters.iter().any(|glob| glob.is_match(&facts.datacenter))
+        self.datacenters.iter().any(|one| one.means(&facts.datacenter))
     }
 
     /// The datacenters the job names in full.
     pub(crate) fn named_datacenters(&self) -> impl Iterator<Item = &String> {
-        self.job.datacenters.iter().filter(|name| !name.contains(['*', '?', '[', '{']))
+        self.job.datacenters.iter().filter(|name| !name.contains(GLOB))
     }
 
     /// Why the node may not be used.

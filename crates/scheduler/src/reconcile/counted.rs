@@ -85,6 +85,7 @@ impl<'a> Planning<'a> {
             holding.members = others;
             for old in &old {
                 self.stop(old, "its canary was promoted");
+                self.out.link(old.allocation, &canary.allocation.id);
                 self.out.summary(&group.name).destructive += 1;
             }
             let generation = canary.allocation.generation.saturating_add(1);
@@ -207,7 +208,11 @@ impl<'a> Planning<'a> {
         let count = usize::try_from(group.count).unwrap_or(usize::MAX);
         let missing = count.saturating_sub(holding.members.len());
         let mut last: BTreeMap<u32, &Live<'a>> = BTreeMap::new();
-        for live in lives.iter().filter(|live| !live.allocation.canary && live.allocation.next.is_none()) {
+        let mut without_next: Vec<_> =
+            lives.iter().filter(|live| !live.allocation.canary && live.allocation.next.is_none()).collect();
+        // What should have run until now comes after what was stopped before; both are the oldest first already.
+        without_next.sort_by_key(|live| live.wanted());
+        for live in without_next {
             last.insert(live.allocation.index, live);
         }
         let free: Vec<u32> = (0..group.count).filter(|index| !held.contains(index)).take(missing).collect();
