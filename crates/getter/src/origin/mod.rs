@@ -6,10 +6,10 @@ mod plan;
 mod redact;
 mod s3;
 
-pub(crate) use checksum::{Algorithm, Checksum};
-pub(crate) use plan::{ArchiveWish, Fetch, Git, Http, Plan, plan};
+pub(crate) use checksum::{Algorithm, Checksum, Hasher};
+pub(crate) use plan::{ArchiveWish, Fetch, Git, Plan, file_name, plan};
 pub(crate) use redact::redacted;
-pub(crate) use s3::S3;
+pub(crate) use s3::{S3, percent_decoded};
 
 use moat_model::job::ArtifactSpec;
 

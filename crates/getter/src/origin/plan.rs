@@ -102,11 +102,16 @@ pub(crate) fn plan(artifact: &ArtifactSpec) -> Result<Plan, FetchError> {
         Some(name) => name,
         None => last_part(&fetch).unwrap_or_else(|| "download".to_owned()),
     };
-    if name.is_empty() || name == "." || name == ".." || name.len() > 255 || name.contains(['/', '\0']) {
-        let detail = "its last part is no name for a file: add options { filename = \"…\" }";
-        return Err(wrong((FetchErrorKind::BadSource, detail.to_owned())));
-    }
+    let name = file_name(&name).map_err(|detail| wrong((FetchErrorKind::BadSource, detail)))?;
     Ok(Plan { fetch, subdir, archive, checksum, mode: artifact.mode, name })
+}
+
+/// `name` if a file can have it.
+pub(crate) fn file_name(name: &str) -> Result<String, String> {
+    if name.is_empty() || name == "." || name == ".." || name.len() > 255 || name.contains(['/', '\0']) {
+        return Err("its last part is no name for a file: add options { filename = \"…\" }".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 /// A source in its parts.
@@ -213,7 +218,7 @@ fn archive_wish(options: &mut Options, mode: ArtifactMode) -> Result<ArchiveWish
     Ok(if mode == ArtifactMode::File { ArchiveWish::Never } else { wish })
 }
 
-fn fetch(address: &Address, mut options: Options, artifact: &ArtifactSpec) -> Result<Fetch, Wrong> {
+fn fetch(address: &Address, options: Options, artifact: &ArtifactSpec) -> Result<Fetch, Wrong> {
     let bad = |why: &str| (FetchErrorKind::BadSource, why.to_owned());
     if address.kind == "oci" {
         options.none_left("oci")?;

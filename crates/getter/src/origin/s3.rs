@@ -133,6 +133,6 @@ mod tests {
             assert_eq!(parsed(url), wanted, "{url}");
         }
         assert!(S3::parse(&"http://h/".parse().unwrap()).is_err());
-        assert!(S3::parse(&"http://h/b/%2e%2e/c".parse().unwrap()).is_err());
+        assert!(S3::parse(&"http://h/b/a%2F..%2Fc".parse().unwrap()).is_err());
     }
 }
