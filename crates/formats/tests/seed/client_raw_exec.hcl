@@ -1,0 +1,9 @@
+client {
+    enabled = true
+}
+
+plugin "raw_exec" {
+    config {
+        enabled = true
+    }
+}

@@ -1,0 +1,7 @@
+task "dashboard" {
+    driver = "exec"
+
+    config {
+        command = "/vagrant/apps/bin/dashboard"
+    }
+}
