@@ -14,7 +14,7 @@ use moat_model::{ErrorKind, ProcessSpec, Resource};
 use crate::driver::{Captured, Driver, Record, Recovered};
 use crate::error::{Error, Result};
 use crate::fabric::{Attachment, Fabric};
-use crate::guest::Guest;
+use crate::guest::{Guest, put_artifact};
 use crate::record::SandboxRecord;
 
 /// What an effect came to: a fact, and what the actor must keep because of it.
@@ -177,6 +177,13 @@ async fn start_main(context: &Context) -> Outcome {
         let Some(process) = &spec.main else {
             return Err(Error::new(ErrorKind::Internal, "start main: the spec has none"));
         };
+        // A member of a pool was there before its program was known.
+        let late = spec.artifact.as_ref().filter(|_| spec.origin.from_pool);
+        if let Some(artifact) = late
+            && guest.hello().await?.main == MainState::Idle
+        {
+            put_artifact(guest.as_ref(), artifact).await?;
+        }
         start_main_once(guest.as_ref(), &spec.process.applied_to(process)).await
     };
     match start.await {

@@ -33,7 +33,7 @@ use moat_model::{Cause, ErrorKind, Isolation, Resource, SandboxId, SandboxSpec, 
 use tokio::time::Instant;
 
 use crate::absent::AbsentDriver;
-use crate::actor::{Actor, Shared, capture_within, pause_within, rewire_within};
+use crate::actor::{Actor, Shared, capture_within, pause_within, rewire_within, run_within};
 use crate::allocator::{UIDS_PER_BLOCK, UidAllocator};
 use crate::clock::Clock;
 use crate::driver::{Captured, Driver, Place, Usage};
@@ -258,11 +258,13 @@ impl Engine {
         self.handle(id)?.keepalive(Request::Keepalive { span, shorten }).await
     }
 
-    /// Makes a member of a pool somebody's; returns when its new limits and its network are in force. Of two claims one wins, the other
-    /// is a `Conflict`. After any other failure the member was either untouched or is being ended.
+    /// Makes a member of a pool somebody's; returns when its new limits and its network are in force, and the program of the claim, if
+    /// it brings one, runs. Of two claims one wins, the other is a `Conflict`. After any other failure the member was either untouched
+    /// or is being ended.
     pub async fn claim(&self, id: &SandboxId, claim: ClaimSpec) -> Result<SandboxView> {
         let handle = self.handle(id)?;
-        handle.claim(Box::new(claim), rewire_within(&handle.deadlines)).await
+        let within = if claim.program.is_some() { run_within } else { rewire_within };
+        handle.claim(Box::new(claim), within(&handle.deadlines)).await
     }
 
     /// Gives one that runs or is paused another network; returns when that is in force. Its address stays, and so does

@@ -210,7 +210,7 @@ pub enum Owner {
     Api,
     /// A task of an allocation: it is one attempt to run it.
     Task,
-    /// The warm pool: nobody's yet. Not shown to users; a claim makes it `Api`.
+    /// The warm pool: nobody's yet. Not shown to users; a claim says whose it is then.
     Pool,
 }
 
@@ -230,6 +230,11 @@ pub struct TemplateRef {
 pub struct ClaimSpec {
     /// Tenant.
     pub namespace: Namespace,
+    /// Who decides about its life from now on.
+    pub owner: Owner,
+    /// The program it exists for from now on; it is started when everything else holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Program>,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
     /// Limits; what is absent stays as the pool made it.
@@ -249,6 +254,20 @@ pub struct ClaimSpec {
     pub on_timeout: OnTimeout,
     /// Defaults of its processes.
     pub process: ProcessDefaults,
+}
+
+/// What a member of a pool that stood idle is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// The program.
+    pub main: ProcessSpec,
+    /// Its file, which is put at `/local/<name>` first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<Artifact>,
+    /// How it is asked to stop.
+    #[serde(default)]
+    pub stop: StopSpec,
 }
 
 /// What the root file system is made of.

@@ -232,12 +232,23 @@ impl User {
     }
 }
 
+/// Waits until this many machines stand ready.
+async fn ready(host: &Host, wanted: u64) {
+    let stand = wait_until(SOON, "machines stand ready", async || {
+        let stats = host.client().get("stats").await.expect(200);
+        (stats["pool_ready"].as_u64()? == wanted).then_some(())
+    });
+    stand.await.unwrap_or_else(|e| panic!("{e}: {}", host.log()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_from_nats_run_in_machines_and_are_not_mixed_up() {
     let Some(stands_on) = machines("microvms-deploy").unwrap() else { return };
-    let sizes = format!("memory = '{MEMORY_MB}MiB'\ndisk = '64MiB'\n");
-    let Some(host) = start("microvms-deploy", &stands_on, &sizes).await else { return };
+    // Two stand ready: one that booted, and one made from it.
+    let more = format!("memory = '{MEMORY_MB}MiB'\ndisk = '64MiB'\n[pool]\nworkloads = 2\n");
+    let Some(host) = start("microvms-deploy", &stands_on, &more).await else { return };
     let user = User::of(&host).await;
+    ready(&host, 2).await;
 
     // Jobs that each end with a code of their own after a word of their own, beside a service that goes on.
     let wanted: Vec<(String, i64)> = (0..4).map(|n| (format!("job-{n}"), 20 + n)).collect();
@@ -277,5 +288,11 @@ async fn programs_from_nats_run_in_machines_and_are_not_mixed_up() {
     });
     assert!(going_on.await.unwrap().iter().all(|line| !line.contains("it is")));
     assert_eq!(now[&service]["phase"], "running", "{}", now[&service]);
+    // Those that were there first went to the first two, each to one; the others were booted or came from the refilled pool.
+    let sandboxes: BTreeSet<&str> = now.values().filter_map(|one| one["sandbox"].as_str()).collect();
+    assert_eq!(sandboxes.len(), now.len(), "no machine served twice: {now:?}");
+    ready(&host, 2).await;
+    let stats = host.client().get("stats").await.expect(200);
+    assert!(stats["pool_hits"].as_u64().unwrap() >= 2, "{stats}");
     assert_eq!(user.stop("service", &service).await["data"]["stopped"], true);
 }

@@ -4,20 +4,16 @@
 //! who it is now. Nothing of the user runs before either was done, and a machine that does not prove it is not handed out:
 //! its driver ends it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use moat_agent::protocol::machine::{GuestSetup, Identity, Renewal, Renewed};
 use moat_engine::error::{Error, Result};
-use moat_engine::guest::Guest as _;
 use moat_engine::guest::agent::AgentGuest;
+use moat_engine::guest::{Guest as _, put_artifact};
 use moat_model::ErrorKind;
-use moat_model::file::Transfer;
-use moat_model::spec::{Artifact, Forward};
-use tokio::io::AsyncReadExt as _;
+use moat_model::spec::Forward;
 use tokio::time::Instant;
 
 use super::endpoint::MachineEndpoint;
@@ -34,8 +30,6 @@ pub const CLOCK_WITHIN: Duration = Duration::from_millis(50);
 /// How long the time is told again and again until it certainly came in time. Under emulation a word takes milliseconds, on a
 /// loaded host a hundred of them now and then.
 const PROVEN_WITHIN: Duration = Duration::from_secs(20);
-/// One read of an artifact.
-const PIECE_LEN: usize = 64 << 10;
 
 /// What has to be done before a guest is handed out.
 #[derive(Debug, Clone, Copy)]
@@ -71,29 +65,9 @@ async fn set_up(guest: &AgentGuest, machine: &Machine) -> Result<()> {
         guest.setup(&GuestSetup { moment: moment()?, ..machine.setup.clone() }).await?;
     }
     match &machine.artifact {
-        Some(artifact) => push_artifact(guest, artifact).await,
+        Some(artifact) => put_artifact(guest, artifact).await,
         None => Ok(()),
     }
-}
-
-/// Copies the program in: a machine shows no file of the host.
-async fn push_artifact(guest: &AgentGuest, artifact: &Artifact) -> Result<()> {
-    let failed = |e: std::io::Error| {
-        let kind = if e.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Internal };
-        Error::caused_by(kind, format!("artifact.path: {}", artifact.path.display()), e)
-    };
-    let mut file = tokio::fs::File::open(&artifact.path).await.map_err(failed)?;
-    let into = Path::new("/local").join(&artifact.name).to_string_lossy().into_owned();
-    let mut sink = guest.push(Some("root"), &Transfer::Write { path: into, mode: Some(0o555) }).await?;
-    let mut piece = vec![0; PIECE_LEN];
-    loop {
-        match file.read(&mut piece).await.map_err(failed)? {
-            0 => break,
-            length => sink.send(Bytes::copy_from_slice(piece.get(..length).unwrap_or_default())).await?,
-        }
-    }
-    sink.finish().await?;
-    Ok(())
 }
 
 /// Tells a machine that was kept the time, gives it randomness, and perhaps another identity, and checks the proof. What was

@@ -208,6 +208,7 @@ impl Actor {
         let state = &self.record.state;
         let answer = match state.phase {
             Phase::Running { .. } | Phase::Paused { .. } if state.is_claiming() => return,
+            Phase::Starting { .. } => return,
             Phase::Running { .. } | Phase::Paused { .. } => Ok(state.view()),
             _ => Err(self.last_failure()),
         };
@@ -266,6 +267,11 @@ impl Actor {
     fn conflict(&self, why: &str) -> Error {
         Error::new(ErrorKind::Conflict, format!("sandbox {}: {why}", self.id()))
     }
+}
+
+/// How long a claim that brings a program may take from its request to its answer, given how long its parts may.
+pub fn run_within(limits: &Deadlines) -> Duration {
+    rewire_within(limits) + limits.main + limits.agent
 }
 
 /// How long a claim, or a change of network, may take from its request to its answer, given how long its parts may.

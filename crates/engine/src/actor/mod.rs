@@ -32,7 +32,7 @@ use crate::pump::pump;
 use crate::record::{SandboxRecord, Store};
 
 use asks::Waiting;
-pub use asks::{capture_within, pause_within, rewire_within};
+pub use asks::{capture_within, pause_within, rewire_within, run_within};
 
 /// How long after a failed write the record is written again.
 const REWRITE_AFTER: Duration = Duration::from_secs(1);

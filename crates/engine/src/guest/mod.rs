@@ -1,6 +1,7 @@
 //! The inside of a sandbox, as the engine sees it: the agent's verbs without its wire.
 
 pub mod agent;
+mod artifact;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use moat_model::spec::{ExecSpec, PtySize, Signal};
 use moat_model::{Exit, ProcessSpec};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+
+pub use artifact::put_artifact;
 
 use crate::error::Result;
 

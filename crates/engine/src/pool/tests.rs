@@ -43,6 +43,8 @@ fn shape(key: &str, version: u64, (min_ready, max_ready): (usize, usize)) -> Sha
 fn claim() -> ClaimSpec {
     ClaimSpec {
         namespace: Namespace::default_namespace(),
+        owner: Owner::Api,
+        program: None,
         labels: [("mine".to_owned(), "yes".to_owned())].into(),
         resources: Resources::default(),
         network: None,

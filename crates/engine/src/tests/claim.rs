@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use moat_agent::protocol::StreamName;
+use moat_model::file::{FileReply, FileRequest};
 use moat_model::lifecycle::{PauseTo, PhaseName, SandboxView};
-use moat_model::spec::{ClaimSpec, ExecSpec, OnTimeout, Owner, ProcessDefaults, Resources};
+use moat_model::spec::{
+    Artifact, ClaimSpec, ExecSpec, OnTimeout, Owner, ProcessDefaults, Program, Resources, StopSpec,
+};
 use moat_model::{Cause, ErrorKind, Namespace, ProcessSpec, SandboxId, SandboxSpec, TimeLimit};
 use tokio::time::{Instant, sleep};
 
@@ -28,6 +31,8 @@ pub fn member() -> SandboxSpec {
 pub fn claim(memory: Option<u64>) -> ClaimSpec {
     ClaimSpec {
         namespace: Namespace::parse("team").unwrap(),
+        owner: Owner::Api,
+        program: None,
         labels: BTreeMap::from([("job".to_owned(), "7".to_owned())]),
         resources: Resources { memory_bytes: memory, ..Resources::default() },
         network: None,
@@ -167,5 +172,110 @@ async fn nothing_uses_a_claimed_sandbox_before_its_limits_hold() {
     let error = claiming.await.unwrap().unwrap_err();
     assert_eq!(error.kind, ErrorKind::Deadline, "{error}");
     ended(&b.engine, &id(1)).await;
+    b.assert_clean();
+}
+
+/// What a workload wants to run: a word of its own, and then its end. Its file is `artifact`.
+fn to_run(word: &str, file: &std::path::Path) -> ClaimSpec {
+    std::fs::write(file, format!("the program of {word}")).unwrap();
+    let main = spec("sh", &["-c", &format!("echo {word}; sleep 5; echo {word}; exit 7")]).main.unwrap();
+    let artifact = Artifact { path: file.to_owned(), name: "app".to_owned(), sha256: "0".repeat(64) };
+    ClaimSpec {
+        owner: Owner::Workload,
+        program: Some(Program { main, artifact: Some(artifact), stop: StopSpec::default() }),
+        timeout: None,
+        process: ProcessDefaults::default(),
+        ..claim(Some(1 << 28))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_become_workloads_and_none_is_taken_for_another() {
+    let b = bench(FakeConfig::default()).await;
+    for n in 1..=4 {
+        b.engine.create(id(n), member()).await.unwrap();
+    }
+    sleep(Duration::from_secs(100)).await;
+    let claims = (1..=4).map(|n| {
+        let (engine, wanted) =
+            (b.engine.clone(), to_run(&format!("word-{n}"), &b.dir.path().join(format!("program-{n}"))));
+        tokio::spawn(async move { engine.claim(&id(n), wanted).await })
+    });
+    for (view, n) in futures::future::join_all(claims).await.into_iter().zip(1..) {
+        let view = view.unwrap().unwrap();
+        assert_eq!((view.id.clone(), view.phase, view.origin.owner), (id(n), PhaseName::Running, Owner::Workload));
+        assert!(view.started_at.unwrap() >= view.created_at, "it started when its program did");
+        let guest = b.engine.guest(&id(n)).await.unwrap();
+        let stat = guest.file(None, &FileRequest::Stat { path: "/local/app".to_owned() }).await.unwrap();
+        let FileReply::Entry(found) = stat else { panic!("{stat:?}") };
+        assert_eq!((found.size, found.mode & 0o777), ("the program of word-1".len() as u64, 0o555));
+        let again = b.engine.claim(&id(n), claim(None)).await.unwrap_err();
+        assert_eq!(again.kind, ErrorKind::Conflict, "it is used once");
+    }
+    for n in 1..=4 {
+        let end = ended(&b.engine, &id(n)).await;
+        assert_eq!((end.cause, end.exit.map(|exit| exit.code)), (Some(Cause::Exited), Some(7)));
+        assert_eq!(b.outlet.output(&id(n), StreamName::Stdout), format!("word-{n}\nword-{n}\n"));
+        assert_eq!(b.world.main_starts(&id(n)), 1);
+    }
+    b.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_cannot_be_started_costs_the_claim_and_the_sandbox() {
+    for fake in [
+        FakeConfig { main_error: Some("no such file".into()), ..FakeConfig::default() },
+        FakeConfig { hang_at: Some(FakeStep::StartMain), ..FakeConfig::default() },
+        FakeConfig { tune_error: Some("in use".into()), ..FakeConfig::default() },
+    ] {
+        let b = bench(fake).await;
+        b.engine.create(id(1), member()).await.unwrap();
+        let error = b.engine.claim(&id(1), to_run("word", &b.dir.path().join("program"))).await.unwrap_err();
+        let view = ended(&b.engine, &id(1)).await;
+        assert!(matches!(view.cause, Some(Cause::StartFailed { .. })), "{view:?} after {error}");
+        b.assert_clean();
+    }
+    let b = bench(FakeConfig::default()).await;
+    b.engine.create(id(1), member()).await.unwrap();
+    let wanted = to_run("word", &b.dir.path().join("program"));
+    std::fs::remove_file(b.dir.path().join("program")).unwrap();
+    let error = b.engine.claim(&id(1), wanted).await.unwrap_err();
+    assert!(error.to_string().contains("artifact.path"), "{error}");
+    ended(&b.engine, &id(1)).await;
+    b.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_dies_in_a_claim_is_followed_by_one_that_goes_on_with_it() {
+    for step in [FakeStep::Tune, FakeStep::StartMain] {
+        let b = bench(FakeConfig { hang_at: Some(step), ..FakeConfig::default() }).await;
+        b.engine.create(id(1), member()).await.unwrap();
+        let (engine, wanted) = (b.engine.clone(), to_run("word", &b.dir.path().join("program")));
+        let claiming = tokio::spawn(async move { engine.claim(&id(1), wanted).await });
+        sleep(Duration::from_secs(1)).await;
+        let view = b.engine.get(&id(1)).unwrap();
+        assert_eq!((view.phase, view.origin.owner), (PhaseName::Starting, Owner::Workload), "{step:?}");
+        b.engine.clone().detach().await;
+        assert!(claiming.await.unwrap().is_err());
+        b.world.configure_one(&id(1), |fake| fake.hang_at = None);
+        let engine = super::open(&b.world, &b.outlet, b.dir.path()).await;
+        let end = ended(&engine, &id(1)).await;
+        assert_eq!((end.cause, end.exit.map(|exit| exit.code)), (Some(Cause::Exited), Some(7)), "{step:?}");
+        assert_eq!(b.outlet.output(&id(1), StreamName::Stdout), "word\nword\n");
+        assert_eq!(b.world.main_starts(&id(1)), 1);
+        b.assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_program_is_being_started_can_be_ended() {
+    let b = bench(FakeConfig { hang_at: Some(FakeStep::StartMain), ..FakeConfig::default() }).await;
+    b.engine.create(id(1), member()).await.unwrap();
+    let (engine, wanted) = (b.engine.clone(), to_run("word", &b.dir.path().join("program")));
+    let claiming = tokio::spawn(async move { engine.claim(&id(1), wanted).await });
+    sleep(Duration::from_secs(1)).await;
+    b.engine.kill(&id(1)).await.unwrap();
+    assert!(claiming.await.unwrap().is_err());
+    assert_eq!(ended(&b.engine, &id(1)).await.cause, Some(Cause::Killed));
     b.assert_clean();
 }

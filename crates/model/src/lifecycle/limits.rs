@@ -14,7 +14,8 @@ use crate::{Cause, TimeLimit, Timestamp};
 impl State {
     /// When a time limit passes next, and which; for a sandbox that runs.
     pub fn limit(&self) -> Option<(Timestamp, TimeLimit)> {
-        if self.spec.origin.owner == Owner::Pool || self.expired.is_some() {
+        // One that was claimed with a program has no time that could pass before that runs.
+        if self.spec.origin.owner == Owner::Pool || self.expired.is_some() || self.awaits_program() {
             return None;
         }
         let idle = self.spec.idle_timeout.map(|span| (self.last_use.plus(span), TimeLimit::Idle));

@@ -88,6 +88,8 @@ impl Life {
                 self.destroy(Cause::Lost { detail }, true);
                 return;
             }
+            // Its program comes after what else came with the claim, which is asked for again below.
+            MainSeen::Idle if self.now.is_claiming() => self.now.phase = Phase::Running { freezing: false },
             MainSeen::Idle => return self.after_agent(),
             MainSeen::Running => self.run_main(),
             MainSeen::Exited(exit) => {

@@ -312,7 +312,11 @@ impl State {
             generation: self.view_generation,
             namespace: self.spec.namespace.clone(),
             labels: self.spec.labels.clone(),
-            phase: self.phase.name(),
+            phase: match &self.phase {
+                // Nothing of what it is for runs.
+                Phase::Running { .. } if self.awaits_program() => PhaseName::Starting,
+                phase => phase.name(),
+            },
             stowed: self.is_stowed(),
             isolation: self.isolation,
             accelerator: self.accelerator.clone(),

@@ -4,6 +4,8 @@
 //! deterministic and pure. The transition table in [`table`](super::table) is what it does, drawn; a test holds the two
 //! together.
 
+use std::time::Duration;
+
 use std::sync::Arc;
 
 use super::admission::{Admission, admission};
@@ -138,13 +140,19 @@ impl Life {
         self.starting(StartStep::Agent);
     }
 
-    fn starting(&mut self, step: StartStep) {
+    pub(super) fn starting(&mut self, step: StartStep) {
         let (span, effect) = match step {
             StartStep::Agent => (self.now.deadlines.agent, Effect::StartAgent),
-            StartStep::Main => (self.now.deadlines.main, Effect::StartMain),
+            StartStep::Main => (self.main_within(), Effect::StartMain),
         };
         self.now.phase = Phase::Starting { step, deadline: self.at.plus(span) };
         self.emit(effect);
+    }
+
+    fn main_within(&self) -> Duration {
+        let limits = &self.now.deadlines;
+        // Into one from a pool the program's file is carried first: of one that is made for it the agent's start is that time.
+        if self.now.spec.origin.from_pool { limits.main + limits.agent } else { limits.main }
     }
 
     fn agent_ready(&mut self) {
@@ -367,7 +375,7 @@ impl Life {
                 self.start_took_too_long("start agent", self.now.deadlines.agent);
             }
             Phase::Starting { step: StartStep::Main, .. } => {
-                self.start_took_too_long("start main", self.now.deadlines.main);
+                self.start_took_too_long("start main", self.main_within());
             }
             Phase::Running { freezing } => self.limit_passed(freezing),
             Phase::Recovering { deadline, .. } if self.at >= deadline => {
@@ -384,7 +392,7 @@ impl Life {
         }
     }
 
-    fn start_took_too_long(&mut self, stage: &str, limit: std::time::Duration) {
+    fn start_took_too_long(&mut self, stage: &str, limit: Duration) {
         let detail = format!("took longer than {} ms", limit.as_millis());
         self.note(format!("{stage} {detail}"));
         self.abandon(Cause::StartFailed { stage: stage.to_owned(), detail });

@@ -118,6 +118,7 @@ pub const TABLE: &[Transition] = &[
     t("running", "actor broken", "stopping/destroying"),
     t("running", "agent lost", "stopping/destroying"),
     t("running", "capture requested", "capturing/freezing"),
+    t("running", "claim requested", "starting/main"),
     t("running", "daemon restarted", "recovering"),
     t("running", "delete requested", "stopping/destroying"),
     t("running", "delete requested", "stopping/killing"),
@@ -128,10 +129,15 @@ pub const TABLE: &[Transition] = &[
     t("running", "pause requested", "running/freezing"),
     t("running", "pause to disk requested", "stow/freezing"),
     t("running", "record unwritable", "stopping/destroying"),
+    t("running", "record unwritable", "stopping/killing"),
     t("running", "retune failed", "stopping/destroying"),
+    t("running", "retune failed", "stopping/killing"),
+    t("running", "retuned", "starting/main"),
     t("running", "rewire failed", "stopping/destroying"),
+    t("running", "rewire failed", "stopping/killing"),
     t("running", "rewire in doubt", "stopping/destroying"),
     t("running", "rewire in doubt", "stopping/killing"),
+    t("running", "rewired", "starting/main"),
     t("running", "stop requested", "stopping/asking"),
     t("running", "stop requested", "stopping/destroying"),
     t("running", "stop requested", "stopping/killing"),
@@ -172,6 +178,7 @@ pub const TABLE: &[Transition] = &[
     t("starting/main", "main start failed", "stopping/destroying"),
     t("starting/main", "main started", "running"),
     t("starting/main", "record unwritable", "stopping/settling"),
+    t("starting/main", "rewire in doubt", "stopping/settling"),
     t("starting/main", "stop requested", "stopping/settling"),
     t("starting/main", "time passed", "stopping/settling"),
     t("stopping/asking", "actor broken", "stopping/destroying"),
@@ -181,6 +188,8 @@ pub const TABLE: &[Transition] = &[
     t("stopping/asking", "kill requested", "stopping/killing"),
     t("stopping/asking", "main exited", "stopping/destroying"),
     t("stopping/asking", "main exited", "stopping/draining"),
+    t("stopping/asking", "retune failed", "stopping/killing"),
+    t("stopping/asking", "rewire failed", "stopping/killing"),
     t("stopping/asking", "rewire in doubt", "stopping/killing"),
     t("stopping/asking", "stop requested", "stopping/killing"),
     t("stopping/asking", "time passed", "stopping/killing"),
@@ -390,7 +399,8 @@ again. A keepalive never shortens a life unless it says so.
 
 A member of a pool has no time limits until it is claimed. A claim changes whose it is in one step, so of two claims one wins;
 limits that come with it, and then its network, are set after that step, nothing else may use the sandbox before they hold, and
-if they cannot be set the sandbox ends.
+if they cannot be set the sandbox ends. A program that comes with the claim is started last, and its time limits begin with it; to
+others the sandbox is starting until then.
 
 A network asked for on a live sandbox is written down beside the one in force, and takes its place when it is in force. If it
 cannot be given, the one before stays; if that cannot be made sure of, the sandbox ends. After a restart of the daemon in

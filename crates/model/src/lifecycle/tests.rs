@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use super::table::{TABLE, Transition};
 use super::*;
 use crate::network::{Action, EgressPolicy, NetworkLease, NetworkMode, NetworkSpec};
-use crate::spec::{ClaimSpec, IngressSpec, OnTimeout, Owner, ProcessDefaults, Resources, RootSpec, Signal, StopSpec};
+use crate::spec::{
+    ClaimSpec, IngressSpec, OnTimeout, Owner, ProcessDefaults, Program, Resources, RootSpec, Signal, StopSpec,
+};
 use crate::{
     Cause, Exit, Isolation, LeaseState, Namespace, ProcessSpec, Resource, SandboxId, SandboxSpec, TimeLimit, Timestamp,
 };
@@ -72,6 +74,8 @@ fn claim_with_network(memory: Option<u64>, state: &State) -> Fact {
 fn claim(memory: Option<u64>) -> Fact {
     Fact::Requested(Request::Claim(Box::new(ClaimSpec {
         namespace: Namespace::default_namespace(),
+        owner: Owner::Api,
+        program: None,
         labels: BTreeMap::from([("whose".to_owned(), "mine".to_owned())]),
         resources: Resources { memory_bytes: memory, ..Resources::default() },
         network: None,
@@ -81,6 +85,14 @@ fn claim(memory: Option<u64>) -> Fact {
         on_timeout: if memory == Some(1) { OnTimeout::Pause } else { OnTimeout::Kill },
         process: ProcessDefaults { env: BTreeMap::from([("A".to_owned(), "1".to_owned())]), user: None, cwd: None },
     })))
+}
+
+/// A claim that brings a program, and whatever that of `claim` brings.
+fn claim_to_run(claim: Fact) -> Fact {
+    let Fact::Requested(Request::Claim(mut claim)) = claim else { unreachable!() };
+    let main = spec(true, None).main.unwrap();
+    (claim.owner, claim.program) = (Owner::Workload, Some(Program { main, artifact: None, stop: StopSpec::default() }));
+    Fact::Requested(Request::Claim(claim))
 }
 
 fn resume(timeout: Option<Duration>) -> Fact {
@@ -225,6 +237,34 @@ fn of_two_claims_one_finds_a_member() {
     feed(&mut state, 105, Fact::Retuned);
     assert_eq!((state.view().ready_at, state.retuning.is_none()), (Some(ms(105)), true));
     assert_eq!(admission(&state, &Request::Use, ms(105)), Admission::Accept);
+}
+
+#[test]
+fn a_claim_may_bring_a_program_which_is_started_last() {
+    let mut state = pooled(true);
+    assert!(state.started_at.is_some());
+    let claim = claim_to_run(claim_with_network(Some(7), &state));
+    assert!(matches!(feed(&mut state, 100, claim)[..], [Effect::Retune(_)]));
+    let view = state.view();
+    assert_eq!((view.phase, view.origin.owner, view.started_at), (PhaseName::Starting, Owner::Workload, None));
+    assert!(matches!(feed(&mut state, 101, Fact::Retuned)[..], [Effect::Rewire(_)]));
+    // The daemon dies before its program is started: what was asked for before it is asked for again.
+    feed(&mut state, 102, Fact::Restarted);
+    assert_eq!(state.view().phase, PhaseName::Recovering);
+    let effects = feed(&mut state, 103, Fact::Adopted(MainSeen::Idle));
+    assert!(matches!(effects[..], [Effect::WatchAgent, Effect::Rewire(_)]), "{effects:?}");
+    assert_eq!((state.view().phase, state.limit()), (PhaseName::Starting, None));
+    assert_eq!(feed(&mut state, 104, Fact::Rewired), [Effect::StartMain]);
+    assert_eq!((state.phase.spot(), state.ready_at), ("starting/main", None));
+    assert_eq!(feed(&mut state, 105, Fact::MainStarted), [Effect::WatchMain]);
+    assert_eq!((state.phase.spot(), state.started_at, state.ready_at), ("running", Some(ms(105)), Some(ms(105))));
+    assert_eq!(state.expires_at, Some(ms(60_105)), "its time begins with its program");
+
+    let mut state = pooled(false);
+    assert_eq!(feed(&mut state, 100, claim_to_run(super::tests::claim(None))), [Effect::StartMain]);
+    feed(&mut state, 101, Fact::MainStartFailed("no such file".into()));
+    let Phase::Stopping(Stopping { cause: Cause::StartFailed { stage, .. }, .. }) = &state.phase else { panic!() };
+    assert_eq!(stage, "start main");
 }
 
 /// A sandbox with a network that runs.
@@ -534,6 +574,12 @@ impl World {
             20 => self.event(Fact::Requested(Request::Keepalive { span, shorten: luck.is_multiple_of(3) })),
             21 if luck.is_multiple_of(2) => self.event(Fact::Requested(Request::Pause(PauseTo::Disk))),
             21 => self.event(capture()),
+            22 if luck.is_multiple_of(3) => {
+                let memory = luck.is_multiple_of(2).then_some(1);
+                let network = luck.is_multiple_of(4);
+                let fact = if network { claim_with_network(memory, &self.state) } else { claim(memory) };
+                self.event(claim_to_run(fact));
+            }
             22 if luck.is_multiple_of(5) => {
                 self.event(claim_with_network(luck.is_multiple_of(2).then_some(1), &self.state))
             }
@@ -794,6 +840,8 @@ fn all_facts(state: &State) -> Vec<Fact> {
             .map(Fact::Requested),
     );
     facts.extend([claim_with_network(None, state), claim_with_network(Some(1), state), rewire(other_network())]);
+    facts.extend([None, Some(1)].map(|memory| claim_to_run(claim_with_network(memory, state))));
+    facts.extend([None, Some(1)].map(|memory| claim_to_run(claim(memory))));
     facts.extend([resume(None), capture(), claim(None), claim(Some(1)), claim(Some(2)), keepalive(None, false)]);
     if let Some(last) = state.leases.last() {
         facts.extend([Fact::Released(last.resource.clone()), Fact::ReleaseFailed(last.resource.clone(), oops())]);
@@ -810,7 +858,7 @@ fn kind(state: &State) -> Kind {
         state.drained,
         state.deleting,
         state.expired,
-        state.spec.origin.owner,
+        (state.spec.origin.owner, state.awaits_program()),
         state.retuning.is_some(),
         (state.network.is_some(), state.rewiring.as_ref().map(|rewiring| rewiring.claim)),
         match &state.phase {

@@ -13,14 +13,11 @@ use super::ConfigError;
 use super::machines::{RateLimiters, RawFirecracker, TokenBucket};
 use super::network::RawNetwork;
 use super::raw::{RawAutostart, RawConfig, RawLimits, RawResources};
+use super::service::RawPool;
 use super::span::{Size, Span};
 
 /// Members accepted without effect, and what each would need.
-const WITHOUT_EFFECT: [(&str, &str); 19] = [
-    (
-        "machine_pool_size",
-        "each workload has a machine of its own from the start, made when it is asked for and known by its id; what is to stand ready is a pool of a template",
-    ),
+const WITHOUT_EFFECT: [(&str, &str); 18] = [
     (
         "cni.network_name",
         "no CNI plugins are run, so there is no list of them to name; the node's own network has a name in network.name of the TOML configuration",
@@ -52,7 +49,7 @@ const WITHOUT_EFFECT: [(&str, &str); 19] = [
 struct NexConfig {
     #[serde(default)]
     no_sandbox: bool,
-    machine_pool_size: Option<u64>,
+    machine_pool_size: Option<u32>,
     default_resource_dir: Option<PathBuf>,
     kernel_filepath: Option<PathBuf>,
     kernel_path: Option<PathBuf>,
@@ -155,7 +152,10 @@ pub fn read(text: &str, origin: &str) -> Result<(RawConfig, Vec<String>, bool), 
             why: "must be at least 1".to_owned(),
         });
     }
-    let notes = notes(&members);
+    let mut notes = notes(&members);
+    if nex.no_sandbox && nex.machine_pool_size.is_some() {
+        notes.push("machine_pool_size has no effect: without a sandbox (no_sandbox) there are no machines".to_owned());
+    }
     let kernel = [&nex.kernel_filepath, &nex.kernel_path, &nex.default_resource_dir];
     let machines = !nex.no_sandbox && kernel.into_iter().any(|path| named(path.clone()).is_some());
     Ok((translate(nex), notes, machines))
@@ -211,6 +211,7 @@ fn translate(nex: NexConfig) -> RawConfig {
         ..RawResources::default()
     });
     let unsandboxed = nex.no_sandbox;
+    let workloads = nex.machine_pool_size.filter(|_| !unsandboxed);
     let cni = nex.cni.unwrap_or_default();
     let network = RawNetwork {
         subnet: cni.subnet.filter(|subnet| !subnet.is_empty()),
@@ -228,6 +229,7 @@ fn translate(nex: NexConfig) -> RawConfig {
         resources: resources.unwrap_or_default(),
         network,
         firecracker,
+        pool: RawPool { workloads, ..RawPool::default() },
         agent_start_timeout: nex
             .agent_handshake_timeout_ms
             .filter(|ms| *ms > 0)

@@ -86,11 +86,18 @@ pub struct PoolConfig {
     pub max_idle: Duration,
     /// One pool each.
     pub templates: Vec<PoolTemplate>,
+    /// MicroVMs that stand ready for workloads that ask for nothing of their own.
+    pub workloads: u32,
 }
 
 impl Default for PoolConfig {
     fn default() -> Self {
-        Self { replenish_interval: Duration::from_secs(5), max_idle: Duration::from_secs(600), templates: Vec::new() }
+        Self {
+            replenish_interval: Duration::from_secs(5),
+            max_idle: Duration::from_secs(600),
+            templates: Vec::new(),
+            workloads: 0,
+        }
     }
 }
 
@@ -185,6 +192,7 @@ pub struct RawPool {
     pub max_idle_sec: Option<u64>,
     #[serde(default)]
     pub templates: Vec<RawPoolTemplate>,
+    pub workloads: Option<u32>,
 }
 
 /// One `[[pool.templates]]`
@@ -338,12 +346,13 @@ pub(super) fn pool(raw: RawPool, sandboxes_max: usize) -> Result<PoolConfig, Fau
         let RawPoolTemplate { name, min_ready, max_ready, image, .. } = entry;
         templates.push(PoolTemplate { name, min_ready, max_ready, image, network, isolation });
     }
-    let ready: u64 = templates.iter().map(|t| u64::from(t.max_ready)).sum();
+    let workloads = raw.workloads.unwrap_or(base.workloads);
+    let ready = templates.iter().map(|t| u64::from(t.max_ready)).sum::<u64>() + u64::from(workloads);
     if ready > u64::try_from(sandboxes_max).unwrap_or(u64::MAX) {
         return fault("pool.templates", format!("keep {ready} ready together; sandboxes_max is {sandboxes_max}"));
     }
     let max_idle = Duration::from_secs(raw.max_idle_sec.unwrap_or(base.max_idle.as_secs()));
-    Ok(PoolConfig { replenish_interval: Duration::from_secs(replenish), max_idle, templates })
+    Ok(PoolConfig { replenish_interval: Duration::from_secs(replenish), max_idle, templates, workloads })
 }
 
 pub(super) fn sandboxes(raw: RawSandboxes) -> Result<SandboxesConfig, Fault> {

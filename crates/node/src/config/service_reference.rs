@@ -42,6 +42,12 @@ pub(super) const POOL: &[Key] = &[
     key("replenish_interval_sec", "1 to 3600", "`5`", "How often pools are looked after; a claim fills at once."),
     key("max_idle_sec", "seconds", "`600`", "Members above `min_ready` end after this long."),
     key("templates", "list of tables", "", "See `[[pool.templates]]`."),
+    key(
+        "workloads",
+        "number",
+        "`0`",
+        "MicroVMs kept ready for workloads in microVMs that ask for no limits, template, network or privileges of their own; Nex's `machine_pool_size`. The first is booted, the others are made from it.",
+    ),
 ];
 
 pub(super) const POOL_TEMPLATES: &[Key] = &[

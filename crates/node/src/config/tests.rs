@@ -174,6 +174,8 @@ fn both_spellings_of_kernel_and_rootfs() {
     let config = read(empty);
     assert_eq!(config.machines, MachinesConfig::default());
     assert_eq!(read(r#"{"bin_path":["/opt/fc"]}"#).machines.firecracker.bin_path, [PathBuf::from("/opt/fc")]);
+    let config = read(r#"{"machine_pool_size":3,"kernel_filepath":"/k"}"#);
+    assert_eq!((config.pool.workloads, config.notes.len()), (3, 0));
     let message = NodeConfig::from_nex_json(r#"{"machine_pool_size":0}"#, "c").map(|_| ()).unwrap_err().to_string();
     assert!(message.contains(": machine_pool_size: "), "{message}");
 }

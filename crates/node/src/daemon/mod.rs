@@ -18,6 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use moat_api::Subjects;
+use moat_engine::pool::Pool;
 use moat_engine::{Engine, EngineConfig, Registry};
 use moat_model::{Isolation, NodeId};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,7 @@ use crate::sandboxes::{self, Foundation, Sandboxes};
 use crate::stream::{self, StreamConfig, StreamServer};
 use crate::templates::Templates;
 use crate::verbs::{self, Service, VERSION};
+use crate::workloads::ready::Ready;
 use crate::workloads::record::{RecordJudge, RecordStore};
 use crate::workloads::{self, Workloads};
 
@@ -137,6 +139,8 @@ impl Node {
         let engine_config = engine_config(&config, &registry);
         let (engine, found) = Engine::open(engine_config, registry, Arc::new(outlet.clone())).await?;
         let artifacts = ArtifactStore::open(&dirs.artifacts(), config.artifact_cache_bytes_max)?;
+        let pool = Pool::open(engine.clone(), sandboxes::pool::config(&config.pool));
+        let ready = Ready { pool, member: services::ready(&config, &networks, &engine) };
         let base = workloads::Foundation {
             node: node.clone(),
             engine: engine.clone(),
@@ -144,6 +148,7 @@ impl Node {
             artifacts: artifacts.clone(),
             restart: config.restart,
             limits: config.limits,
+            ready: ready.clone(),
         };
         let workloads = Workloads::open(&dirs.workloads(), base, found).await?;
         let (started_at, lameduck) = (clock::now(), Arc::new(AtomicBool::new(false)));
@@ -165,6 +170,7 @@ impl Node {
             isolation,
             process_allowed: config.unsafe_allowed(),
             pool: config.pool.clone(),
+            ready,
             networks: Arc::clone(&networks),
             snapshot_dir: dirs.snapshots(),
             history_dir: dirs.history(),

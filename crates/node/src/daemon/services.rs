@@ -5,17 +5,19 @@ use std::sync::Arc;
 use moat_engine::{Engine, Offer, Registry};
 use moat_image::ImageStore;
 use moat_image::store::StoreConfig;
-use moat_model::ErrorKind;
+use moat_model::{ErrorKind, Isolation, SandboxSpec};
 
 use crate::config::{ApiConfig, NodeConfig};
 use crate::dirs::Dirs;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guard::make_private;
 use crate::http::{self, HttpServer, Services};
+use crate::networks::Networks;
 use crate::sandboxes::Sandboxes;
 use crate::sandboxes::ingress::Access;
 use crate::templates::Templates;
 use crate::tokens::Tokens;
+use crate::verbs::deploy::machine_of_a_workload;
 
 /// Opens the images and the templates made of them.
 pub(super) fn templates(config: &NodeConfig, dirs: &Dirs, engine: Engine) -> Result<Templates> {
@@ -29,6 +31,23 @@ pub(super) fn templates(config: &NodeConfig, dirs: &Dirs, engine: Engine) -> Res
         limits: moat_image::erofs::Limits::default(),
     })?;
     Templates::open(&dirs.templates(), store, engine, oci.cache_bytes_max)
+}
+
+/// What stands ready for workloads, if the operator wants it and the node has machines.
+pub(super) fn ready(config: &NodeConfig, networks: &Networks, engine: &Engine) -> Option<Arc<SandboxSpec>> {
+    if config.pool.workloads == 0 {
+        return None;
+    }
+    let member = engine
+        .offer(Isolation::Microvm)
+        .map_err(Error::from)
+        .and_then(|_| machine_of_a_workload(config, networks).map_err(|error| Error::new(error.kind, error.message)));
+    member
+        .map(Arc::new)
+        .inspect_err(|error| {
+            tracing::warn!(error = %error.chain(), "pool.workloads: no machines stand ready for workloads");
+        })
+        .ok()
 }
 
 /// Serves the API. The default address is given up if somebody else has it; one the operator wrote down is not.

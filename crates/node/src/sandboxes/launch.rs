@@ -107,7 +107,7 @@ impl Sandboxes {
         let making = self.reserve(&plan.spec.namespace).ok()?;
         // A member may have died a moment ago: the next one is asked, and there are only so many.
         for _ in 0..3 {
-            let id = self.shared.pool.take(&template.name, template.version)?;
+            let id = self.shared.base.ready.pool.take(&template.name, template.version)?;
             match engine.claim(&id, request.clone()).await {
                 Ok(view) => {
                     making.finish();

@@ -17,7 +17,7 @@ mod machines;
 mod network;
 mod node;
 mod plan;
-mod pool;
+pub mod pool;
 mod reaper;
 mod reply;
 mod seeds;
@@ -34,7 +34,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use moat_api::rest::node::SandboxStats;
 use moat_api::rest::sandbox::{self as rest, CreateSandbox, Explanation, Keepalive, Pause, Resume, Sandbox};
 use moat_engine::guest::ExecSession;
-use moat_engine::pool::Pool;
 use moat_engine::{Engine, Guest};
 use moat_image::store::Pin;
 use moat_model::lifecycle::{PauseTo, SandboxView};
@@ -50,6 +49,7 @@ use crate::error::{Error, Result};
 use crate::networks::Networks;
 use crate::outlet::{NodeOutlet, blocking};
 use crate::templates::Templates;
+use crate::workloads::ready::Ready;
 
 use history::History;
 use ingress::Access;
@@ -86,8 +86,10 @@ pub struct Foundation {
     pub isolation: Vec<String>,
     /// The operator allows sandboxes that are none.
     pub process_allowed: bool,
-    /// Warm pools.
+    /// Warm pools, as the operator wants them.
     pub pool: PoolConfig,
+    /// The pools, and what members that stand ready for workloads are.
+    pub ready: Ready,
     /// What connects them.
     pub networks: Arc<Networks>,
     /// Where snapshots are recorded.
@@ -105,7 +107,6 @@ pub struct Sandboxes {
 #[derive(Debug)]
 struct Shared {
     base: Foundation,
-    pool: Pool,
     snapshots: Snapshots,
     history: History,
     /// Being made, and not yet the engine's: counted against the quota of their namespace.
@@ -148,10 +149,8 @@ impl Sandboxes {
         });
         let history = history.await.map_err(|e| Error::caused_by(ErrorKind::Internal, "read the history", e))??;
         let snapshots = Snapshots::open(&base.snapshot_dir, &base.machines_dir, base.templates.store().clone())?;
-        let pool = Pool::open(base.engine.clone(), pool::config(&base.pool));
         let shared = Arc::new(Shared {
             base,
-            pool,
             snapshots,
             history,
             coming: Mutex::default(),

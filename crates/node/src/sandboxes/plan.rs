@@ -307,6 +307,8 @@ pub(super) fn claim(spec: &SandboxSpec, member: &SandboxSpec, machine: bool) -> 
     }
     Some(ClaimSpec {
         namespace: spec.namespace.clone(),
+        owner: Owner::Api,
+        program: None,
         labels: spec.labels.clone(),
         resources: changed(&spec.resources, &member.resources),
         network: (spec.network != member.network).then(|| spec.network.clone()),

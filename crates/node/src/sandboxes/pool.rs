@@ -9,6 +9,7 @@ use moat_model::{Isolation, SandboxSpec};
 
 use crate::config::{PoolConfig, PoolTemplate};
 use crate::error::Result;
+use crate::workloads::ready;
 
 use super::seeds::Seed;
 use super::{Sandboxes, plan};
@@ -16,7 +17,8 @@ use super::{Sandboxes, plan};
 /// Shapes that could not be set are tried again after this long: the driver may refuse them for a while only.
 const AGAIN: Duration = Duration::from_secs(30);
 
-pub(super) fn config(config: &PoolConfig) -> pool::PoolConfig {
+/// The engine's view of it.
+pub fn config(config: &PoolConfig) -> pool::PoolConfig {
     pool::PoolConfig {
         replenish_interval: config.replenish_interval,
         max_idle: config.max_idle,
@@ -41,7 +43,7 @@ impl Sandboxes {
         loop {
             changes.mark_unchanged();
             let (shapes, seeds) = self.shapes().await;
-            let failed = self.shared.pool.set_shapes(shapes).inspect_err(|error| {
+            let failed = self.shared.base.ready.pool.set_shapes(shapes).inspect_err(|error| {
                 tracing::warn!(error = %error.chain(), "pools are not filled; trying again");
             });
             let wait = async {
@@ -92,9 +94,31 @@ impl Sandboxes {
             seeds.extend(self.seed(&mut shape).await);
             shapes.push(shape);
         }
+        if let Some(mut shape) = self.shape_of_workloads() {
+            seeds.extend(self.seed(&mut shape).await);
+            shapes.push(shape);
+        }
         let current: Vec<String> = seeds.iter().map(|seed| seed.name.clone()).collect();
         self.sweep_seeds(current).await;
         (shapes, seeds)
+    }
+
+    /// Machines for workloads that ask for nothing of their own.
+    fn shape_of_workloads(&self) -> Option<pool::Shape> {
+        let base = &self.shared.base;
+        let (spec, wanted) = (base.ready.member.as_deref()?, count(base.pool.workloads));
+        if let Err(error) = base.engine.validate(spec) {
+            tracing::warn!(error = %error.chain(), "no machines stand ready for workloads");
+            return None;
+        }
+        Some(pool::Shape {
+            key: ready::KEY.to_owned(),
+            version: ready::VERSION,
+            spec: spec.clone(),
+            machine: None,
+            min_ready: wanted,
+            max_ready: wanted,
+        })
     }
 
     fn shape_of(&self, pool: &PoolTemplate) -> Result<(u64, SandboxSpec)> {
@@ -118,7 +142,7 @@ impl Sandboxes {
         let config = self.shared.base.pool.templates.iter().find(|t| t.name == template)?;
         let mut status =
             PoolStatus { min_ready: config.min_ready, max_ready: config.max_ready, ..PoolStatus::default() };
-        match self.shared.pool.status(template) {
+        match self.shared.base.ready.pool.status(template) {
             Some(now) => {
                 status.ready = shown(now.ready);
                 status.starting = shown(now.starting);
@@ -132,13 +156,13 @@ impl Sandboxes {
     /// All pools: ready, starting, hits and misses.
     pub(super) fn pool_sums(&self) -> (u64, u64, u64, u64) {
         let whole = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        self.shared.pool.statuses().into_iter().fold((0, 0, 0, 0), |sum, s| {
+        self.shared.base.ready.pool.statuses().into_iter().fold((0, 0, 0, 0), |sum, s| {
             (sum.0 + whole(s.ready), sum.1 + whole(s.starting), sum.2 + s.hits, sum.3 + s.misses)
         })
     }
 
     /// Ends every member: for a node that is to leave nothing behind.
     pub async fn empty_pools(&self) {
-        self.shared.pool.empty().await;
+        self.shared.base.ready.pool.empty().await;
     }
 }

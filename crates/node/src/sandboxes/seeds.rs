@@ -43,7 +43,7 @@ struct Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        self.sandboxes.shared.pool.give_back(&self.id);
+        self.sandboxes.shared.base.ready.pool.give_back(&self.id);
     }
 }
 
@@ -126,7 +126,7 @@ impl Sandboxes {
     /// Waits until nothing can be made from it any more, and removes it.
     async fn watch_seed(&self, seed: &Seed, dir: &Path) {
         let broken = loop {
-            if let Some(broken) = self.shared.pool.status(&seed.key).and_then(|status| status.broken) {
+            if let Some(broken) = self.shared.base.ready.pool.status(&seed.key).and_then(|status| status.broken) {
                 break broken;
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -142,7 +142,7 @@ impl Sandboxes {
     /// Waits for a member, and keeps it.
     async fn keep_seed(&self, seed: &Seed) {
         let loan = loop {
-            if let Some(id) = self.shared.pool.lend(&seed.key, seed.version) {
+            if let Some(id) = self.shared.base.ready.pool.lend(&seed.key, seed.version) {
                 break Loan { sandboxes: self.clone(), id };
             }
             tokio::time::sleep(LOOK_EVERY).await;

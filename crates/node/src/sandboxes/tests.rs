@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use moat_engine::fake::{FakeConfig, FakeWorld};
+use moat_engine::pool::Pool;
 use moat_engine::{EngineConfig, Registry};
 use moat_model::Isolation;
 use moat_testkit::wait_until;
@@ -26,6 +27,8 @@ pub(super) const SOON: Duration = Duration::from_secs(20);
 pub(super) struct Settings {
     pub sandboxes: SandboxesConfig,
     pub pool: PoolConfig,
+    /// What stands ready for workloads.
+    pub member: Option<Arc<moat_model::SandboxSpec>>,
     /// Sandboxes can have networks.
     pub networks: bool,
 }
@@ -104,6 +107,7 @@ async fn open(dir: &Path, world: &FakeWorld, settings: &Settings) -> (Templates,
     };
     let (engine, _) = Engine::open(config, registry, Arc::new(outlet.clone())).await.unwrap();
     let templates = Templates::open(&dir.join("templates"), store(dir), engine.clone(), None).unwrap();
+    let pool = Pool::open(engine.clone(), super::pool::config(&settings.pool));
     let sandboxes = Sandboxes::open(Foundation {
         node: NodeId::parse("NAO5X4PUZC5L7XRBXMQZC6AGOLT5G3FF5J6S77B4TU3JFLKG6C5PDMEA").unwrap(),
         name: "calm-lynx".to_owned(),
@@ -120,6 +124,7 @@ async fn open(dir: &Path, world: &FakeWorld, settings: &Settings) -> (Templates,
         isolation: vec!["container".to_owned()],
         process_allowed: false,
         pool: settings.pool.clone(),
+        ready: Ready { pool, member: settings.member.clone() },
         networks: Arc::new(networks),
         snapshot_dir: dir.join("snapshots"),
         history_dir: dir.join("history"),

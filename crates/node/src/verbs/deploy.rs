@@ -204,23 +204,9 @@ fn sandbox_spec(
     if asked.kind == Some(WorkloadKind::Function) {
         return Err(WireError::new(ErrorKind::Unsupported, "moat.kind: functions cannot run on this version"));
     }
-    let isolation = asked.isolation.unwrap_or(config.isolation);
-    let unsandboxed = isolation == Isolation::Process;
-    if unsandboxed && !config.unsafe_allowed() {
-        return Err(WireError::new(
-            ErrorKind::Denied,
-            "isolation: this node runs nothing without a sandbox; its operator can allow it with drivers = [\"container\", \"process\"]",
-        ));
-    }
     let stop = StopSpec::default();
-    let limits = if machine { config.machine_resources() } else { config.resources.clone() };
-    let root = match asked.template {
-        Some(Template::Host) => RootSpec::Host,
-        Some(Template::Scratch) => RootSpec::Scratch,
-        None if machine || config.template == "scratch" => RootSpec::Scratch,
-        None => RootSpec::Host,
-    };
     Ok(SandboxSpec {
+        namespace: admitted.namespace.clone(),
         labels: BTreeMap::from([("workload".to_owned(), admitted.name.to_string())]),
         main: Some(ProcessSpec {
             // Found at /local/<name>, or in the task directory where there is no sandbox.
@@ -234,12 +220,45 @@ fn sandbox_spec(
             signal: asked.stop_signal.unwrap_or(stop.signal),
             grace: asked.stop_grace_ms.map_or(stop.grace, Duration::from_millis),
         },
+        timeout: asked.timeout_ms.map(Duration::from_millis),
+        ..surroundings(config, networks, asked, machine)?
+    })
+}
+
+/// What a workload in a microVM that asks for nothing of its own finds around it: what can stand ready before there is one.
+pub(crate) fn machine_of_a_workload(config: &NodeConfig, networks: &Networks) -> Result<SandboxSpec, WireError> {
+    let asked = Extension { isolation: Some(Isolation::Microvm), ..Extension::default() };
+    surroundings(config, networks, &asked, true)
+}
+
+/// Everything of a sandbox that does not depend on which program it is for.
+fn surroundings(
+    config: &NodeConfig,
+    networks: &Networks,
+    asked: &Extension,
+    machine: bool,
+) -> Result<SandboxSpec, WireError> {
+    let isolation = asked.isolation.unwrap_or(config.isolation);
+    let unsandboxed = isolation == Isolation::Process;
+    if unsandboxed && !config.unsafe_allowed() {
+        return Err(WireError::new(
+            ErrorKind::Denied,
+            "isolation: this node runs nothing without a sandbox; its operator can allow it with drivers = [\"container\", \"process\"]",
+        ));
+    }
+    let limits = if machine { config.machine_resources() } else { config.resources.clone() };
+    let root = match asked.template {
+        Some(Template::Host) => RootSpec::Host,
+        Some(Template::Scratch) => RootSpec::Scratch,
+        None if machine || config.template == "scratch" => RootSpec::Scratch,
+        None => RootSpec::Host,
+    };
+    Ok(SandboxSpec {
         resources: with_defaults(&asked.resources, &limits),
         security: asked.security.clone(),
         network: networks.plan(asked.network.as_ref(), isolation).map_err(|e| wire(&e))?,
         forwards: forwards(config, asked.nats, unsandboxed)?,
-        timeout: asked.timeout_ms.map(Duration::from_millis),
-        ..SandboxSpec::new(admitted.namespace.clone(), isolation, root)
+        ..SandboxSpec::new(Namespace::default_namespace(), isolation, root)
     })
 }
 

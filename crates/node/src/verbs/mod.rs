@@ -6,7 +6,7 @@
 mod answer;
 mod auction;
 pub mod autostart;
-mod deploy;
+pub(crate) mod deploy;
 pub(crate) mod host;
 pub mod pattern;
 mod stop;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_model::lifecycle::{PhaseName, SandboxView};
-use moat_model::spec::StopSpec;
+use moat_model::spec::{ClaimSpec, Owner, StopSpec};
 use moat_model::workload::Verdict;
 use moat_model::{Cause, ErrorKind, Exit, SandboxId, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -88,13 +88,14 @@ impl Actor {
     /// Makes the sandbox of this attempt.
     async fn start(&mut self, sandbox: SandboxId, first: &mut Option<First>) -> Next {
         self.publish(None);
-        let created = match self.bind(&sandbox).await {
-            Ok(()) => match self.create(&sandbox).await {
-                Some(created) => created,
-                None => return Next::Leave,
-            },
-            Err(error) => Err(error),
+        let (sandbox, made) = match self.claim(sandbox).await {
+            (sandbox, Some(made)) => (sandbox, made),
+            (sandbox, None) => {
+                let made = self.make(&sandbox, None).await;
+                (sandbox, made)
+            }
         };
+        let Some(created) = made else { return Next::Leave };
         match (created, first.take()) {
             (Ok(view), waiting) => {
                 self.record.running(&view);
@@ -121,23 +122,62 @@ impl Actor {
         }
     }
 
-    /// Asks the engine for the sandbox and takes commands meanwhile. `None`: the daemon lets go.
-    async fn create(&mut self, sandbox: &SandboxId) -> Option<Result<SandboxView>> {
+    /// Has this attempt run in a machine that stands ready, if one fits and can be had; and what came of it. If none can, the
+    /// sandbox to be made.
+    async fn claim(&mut self, sandbox: SandboxId) -> (SandboxId, Option<Option<Result<SandboxView>>>) {
+        let Some((member, claim)) = self.shared.base.ready.take(&self.record.spec) else { return (sandbox, None) };
+        // On record first: whoever finds the record later ends this one and no other.
+        self.record.starting_in(member.clone());
+        if let Err(error) = self.shared.store.write(&self.record) {
+            tracing::warn!(workload = %self.record.id, error = %error.chain(), "no machine was claimed");
+            self.record.starting_in(sandbox.clone());
+            return (sandbox, None);
+        }
+        let made = self.make(&member, Some(claim)).await;
+        let engine = &self.shared.base.engine;
+        let ours = engine.get(&member).is_some_and(|view| view.origin.owner == Owner::Workload);
+        match made {
+            Some(Err(error)) if !ours && !self.record.stopping => {
+                tracing::warn!(workload = %self.record.id, %member, error = %error.chain(), "a machine that stood ready could not be claimed: one is made");
+                if let Err(error) = self.shared.base.outlet.unbind(&member).await {
+                    tracing::warn!(%member, error = %error.chain(), "output not closed");
+                }
+                self.record.starting_in(sandbox.clone());
+                match self.shared.store.write(&self.record) {
+                    Ok(()) => (sandbox, None),
+                    Err(error) => (sandbox, Some(Some(Err(error)))),
+                }
+            }
+            made => (member, Some(made)),
+        }
+    }
+
+    /// Makes the sandbox, or claims it, and takes commands meanwhile. `None`: the daemon lets go.
+    async fn make(&mut self, sandbox: &SandboxId, claim: Option<ClaimSpec>) -> Option<Result<SandboxView>> {
+        if let Err(error) = self.bind(sandbox).await {
+            return Some(Err(error));
+        }
         let engine = self.shared.base.engine.clone();
         let spec = self.record.spec.clone();
         let began = std::time::Instant::now();
-        let mut create = std::pin::pin!(engine.create(sandbox.clone(), spec));
+        let made = async {
+            match claim {
+                Some(claim) => engine.claim(sandbox, claim).await,
+                None => engine.create(sandbox.clone(), spec).await,
+            }
+        };
+        let mut made = std::pin::pin!(made);
         let detached = self.shared.detached.clone();
         loop {
             tokio::select! {
                 biased;
                 () = detached.cancelled() => return None,
-                created = &mut create => {
-                    if let Ok(view) = &created {
+                made = &mut made => {
+                    if let Ok(view) = &made {
                         let driver = view.driver.clone();
                         metrics::histogram!("moat_sandbox_create_seconds", "driver" => driver).record(began.elapsed());
                     }
-                    return Some(created);
+                    return Some(made);
                 }
                 Some(command) = self.commands.recv() => match command {
                     Command::Stop { accepted, .. } => {

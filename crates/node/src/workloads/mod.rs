@@ -16,6 +16,7 @@
 
 mod actor;
 mod janitor;
+pub mod ready;
 pub mod record;
 mod recovery;
 mod snapshot;
@@ -41,6 +42,7 @@ use crate::error::{Error, Result};
 use crate::outlet::NodeOutlet;
 
 use actor::{Actor, Command};
+use ready::Ready;
 use record::RecordStore;
 pub use record::{NewWorkload, StartClaims, WorkloadRecord};
 pub use snapshot::Snapshot;
@@ -63,6 +65,8 @@ pub struct Foundation {
     pub restart: RestartPolicy,
     /// What is taken.
     pub limits: Limits,
+    /// Machines that need not be made.
+    pub ready: Ready,
 }
 
 /// All workloads of this node. Clones are the same ones.

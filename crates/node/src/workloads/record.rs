@@ -240,6 +240,12 @@ impl WorkloadRecord {
         self.stage = Stage::Starting { sandbox };
     }
 
+    /// It is another sandbox this attempt is about to be made in.
+    pub fn starting_in(&mut self, sandbox: SandboxId) {
+        self.sandbox = Some(sandbox.clone());
+        self.stage = Stage::Starting { sandbox };
+    }
+
     /// The attempt ended and another will follow.
     pub fn waiting(&mut self, ending: Ending, failures: u32, until: Timestamp) {
         self.ending = Some(ending);
