@@ -284,6 +284,8 @@ impl<'a> Planning<'a> {
         let mut order: Vec<_> = updates.iter().collect();
         // Those that failed may have been replaced already.
         order.retain(|live| self.out.current(live.allocation).desired == live.allocation.desired);
+        // Nor is there a successor for those that are cut off and not to be replaced.
+        order.retain(|live| live.client != ClientStatus::Unknown);
         order.sort_by_key(|live| (live.is_serving(), live.allocation.index));
         let mut replaced = BTreeSet::new();
         for live in order.into_iter().take(limit) {

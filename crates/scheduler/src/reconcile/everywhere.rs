@@ -88,8 +88,12 @@ impl<'a> Planning<'a> {
             if live.client.is_terminal() {
                 continue;
             }
+            // A node that takes nothing new keeps what it has.
+            let may_change = live.node.is_some_and(crate::cluster::Node::takes_new);
             if old.is_none_or(|old| is_destructive(old, self.job, &group.name)) {
-                destructive.push(live.clone());
+                if may_change {
+                    destructive.push(live.clone());
+                }
             } else if !self.is_halted() {
                 self.give_version(live, group);
             }
@@ -141,8 +145,7 @@ impl<'a> Planning<'a> {
         if admitted.is_empty() && on.is_empty() {
             self.explain_nowhere(group);
         }
-        let kept = on.keys().filter(|node| !admitted.contains(**node)).count();
-        (u32::try_from(admitted.len() + kept).unwrap_or(u32::MAX), missing)
+        (u32::try_from(admitted.len()).unwrap_or(u32::MAX), missing)
     }
 
     fn admitted(&mut self, group: &'a TaskGroup) -> BTreeSet<&'a NodeId> {
@@ -163,10 +166,6 @@ impl<'a> Planning<'a> {
         let mut order: Vec<_> = updates.iter().collect();
         order.sort_by_key(|live| (live.is_serving(), &live.allocation.node));
         for live in order.into_iter().take(limit) {
-            let takes_new = live.node.is_some_and(crate::cluster::Node::takes_new);
-            if !takes_new {
-                continue;
-            }
             let want = Want {
                 version: self.state.current,
                 group: &group.name,

@@ -92,6 +92,13 @@ fn who_is_not_to_be_replaced_is_waited_for() {
     assert!(world.plan(&key).is_empty());
     let there = world.running(&key).into_iter().find(|one| one.node == node_id(1)).unwrap();
     assert_eq!(world.cluster.client(&there), ClientStatus::Unknown);
+    let mut newer = job("web", JobType::Service, 2);
+    newer.groups[0].disconnect.replace = false;
+    newer.meta.insert("release".to_owned(), "2".to_owned());
+    let mut updated = world.clone();
+    updated.submit(newer);
+    updated.settle(&key);
+    assert!(updated.running(&key).iter().any(|one| one.id == there.id), "not by a newer version either");
     world.cluster.remove_node(&node_id(1));
     assert_eq!(world.plan(&key).place.len(), 1, "a node that was taken away does not come back");
 }

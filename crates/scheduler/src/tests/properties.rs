@@ -264,7 +264,7 @@ fn comes_to_rest(world: &mut World) {
 }
 
 fn cases() -> ProptestConfig {
-    let cases = std::env::var("MOAT_PLAN_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(24);
+    let cases = std::env::var("MOAT_PLAN_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(16);
     ProptestConfig { cases, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() }
 }
 

@@ -95,3 +95,17 @@ fn a_failed_system_instance_comes_back_on_its_node() {
     let plan = world.plan(&key);
     assert_eq!((plan.place.len(), &plan.place[0].node), (1, &failed.node));
 }
+
+#[test]
+fn a_rollout_of_a_system_job_does_not_wait_for_nodes_that_take_nothing_new() {
+    let mut world = World::new(3);
+    let mut wanted = job("agent", JobType::System, 1);
+    let key = world.submit(wanted.clone());
+    world.settle(&key);
+    world.wish(0, NodeWish { eligibility: Eligibility::Ineligible, drain: None });
+    wanted.groups[0].tasks[0].config.args.push("-v".to_owned());
+    world.submit(wanted);
+    world.settle(&key);
+    assert_eq!(world.running(&key).iter().filter(|one| one.job_version == 1).count(), 2);
+    assert_eq!(world.cluster.deployment(&key).unwrap().status.as_str(), "successful");
+}
