@@ -36,6 +36,10 @@ use crate::failure::{Failure, Policy};
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    // A node starts its own program once more to fetch an artifact: without rights, and without anything below.
+    if moat_node::getter::child::is_wanted() {
+        return moat_node::getter::child::main();
+    }
     // Two providers could be linked through dependencies; TLS would then panic unless one is chosen. The only error is
     // that one was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();

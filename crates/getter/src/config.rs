@@ -41,6 +41,11 @@ pub struct GetterConfig {
 }
 
 impl GetterConfig {
+    /// Defaults, with the running program as the child: it must ask [`crate::child::is_wanted`] before anything else.
+    pub fn of_this_program() -> Self {
+        Self::new("/proc/self/exe".into(), vec![crate::child::ARGUMENT.into()])
+    }
+
     /// Defaults with the given program.
     pub fn new(program: PathBuf, program_args: Vec<OsString>) -> Self {
         Self {

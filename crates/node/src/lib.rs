@@ -40,3 +40,5 @@ pub mod workloads;
 
 pub use dirs::Dirs;
 pub use error::{Error, Result};
+/// Fetches artifacts; the program that holds a node is also the child that does.
+pub use moat_getter as getter;

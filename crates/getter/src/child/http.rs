@@ -286,19 +286,19 @@ impl<'a> Sink<'a> {
 /// An error of the client by its cause. Addresses stay out of the text: they may hold passwords.
 fn transport(error: reqwest::Error, otherwise: FetchErrorKind) -> Failure {
     let error = error.without_url();
-    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
-    while let Some(current) = cause {
-        if let Some(denied) = current.downcast_ref::<Denied>() {
-            return denied.clone().into();
-        }
-        let wrapped = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = |e: &(dyn Error + 'static)| e.is::<rustls::Error>();
-        if tls(current) || wrapped.is_some_and(|e| tls(e)) {
-            return Failure::new(FetchErrorKind::Tls, chain(&error));
-        }
-        cause = current.source();
+    if let Some(denied) = within(&error, &|e| e.downcast_ref::<Denied>().cloned()) {
+        return denied.into();
+    }
+    if within(&error, &|e| e.downcast_ref::<rustls::Error>().map(|_| ())).is_some() {
+        return Failure::new(FetchErrorKind::Tls, chain(&error));
     }
     Failure::new(otherwise, chain(&error))
+}
+
+/// What `look` finds in an error, its causes, and what errors of input and output wrap without naming it as their cause.
+fn within<T>(error: &(dyn Error + 'static), look: &dyn Fn(&(dyn Error + 'static)) -> Option<T>) -> Option<T> {
+    let wrapped = || within(error.downcast_ref::<std::io::Error>()?.get_ref()?, look);
+    look(error).or_else(wrapped).or_else(|| within(error.source()?, look))
 }
 
 /// An error and its causes, each said once.

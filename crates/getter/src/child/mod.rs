@@ -26,6 +26,14 @@ pub(crate) use unpack::{formats, is_archive, unpacked_name};
 /// Reports of progress come not closer than this.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
+/// First argument of a program that shall be the child. Nobody types it: it is no command.
+pub const ARGUMENT: &str = "moat-fetching-child";
+
+/// Whether this process was started to be the child.
+pub fn is_wanted() -> bool {
+    std::env::args_os().nth(1).is_some_and(|argument| argument == ARGUMENT)
+}
+
 /// Why the child failed, in words for the error's text.
 #[derive(Debug)]
 pub(crate) struct Failure {
