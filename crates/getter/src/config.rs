@@ -75,6 +75,15 @@ pub struct Ids {
     pub gid: u32,
 }
 
+impl Ids {
+    /// As whom the child runs on a node whose files of tasks belong, on disk, to the 65,536 ids from `first` on: somebody whom
+    /// no image knows, so that nothing of a task is the child's.
+    pub fn in_block(first: u32) -> Self {
+        let id = first.saturating_add(65_533);
+        Self { uid: id, gid: id }
+    }
+}
+
 /// Bounds of one artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
