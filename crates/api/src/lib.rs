@@ -5,6 +5,7 @@
 //! [`rest`] the bodies of the REST API.
 //! [`client`] speaks all of them.
 
+pub mod allocation;
 pub mod client;
 pub mod error;
 pub mod nex;

@@ -179,6 +179,16 @@ impl Subjects {
         self.join([&"SANDBOX", &"*", node])
     }
 
+    /// What a node is asked about its allocations.
+    pub fn allocation(&self, namespace: &Namespace, node: &NodeId) -> String {
+        self.join([&"ALLOC", namespace, node])
+    }
+
+    /// What a node subscribes to for its allocations.
+    pub fn allocation_any(&self, node: &NodeId) -> String {
+        self.join([&"ALLOC", &"*", node])
+    }
+
     // --- streams
 
     /// Frames from client to node.
@@ -320,6 +330,8 @@ mod tests {
             (s.lameduck(&n), format!("$NEX.LAMEDUCK.{NODE}")),
             (s.sandbox(&ns, &n), format!("$NEX.SANDBOX.default.{NODE}")),
             (s.sandbox_any(&n), format!("$NEX.SANDBOX.*.{NODE}")),
+            (s.allocation(&ns, &n), format!("$NEX.ALLOC.default.{NODE}")),
+            (s.allocation_any(&n), format!("$NEX.ALLOC.*.{NODE}")),
             (s.stream_in(&stream), format!("$NEX.STREAM.{stream}.in")),
             (s.stream_out(&stream), format!("$NEX.STREAM.{stream}.out")),
             (s.event(&ns, "workload_deployed"), "$NEX.events.default.workload_deployed".to_owned()),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    api_key, completions, devrun, events, exec, guest, image, lameduck, logs, network, node, ps, run, sandbox,
-    snapshot, stop, template, up,
+    alloc, api_key, completions, devrun, events, exec, guest, image, job, lameduck, logs, network, node, ps, run,
+    sandbox, snapshot, stop, template, up,
 };
 use crate::failure::Policy;
 use crate::parse;
@@ -16,7 +16,9 @@ use crate::parse;
 #[derive(Debug, Parser)]
 #[command(name = "moat", version, max_term_width = 110, disable_help_subcommand = true, subcommand_required = true)]
 #[command(after_help = "Exit codes: 0 done; 2 to 9 and 70 by kind of failure (docs/errors.md). \
-    run, devrun, exec, sandbox run and sandbox exec pass on the program's own code and use 125 for failures of moat.")]
+    run, devrun, exec, alloc exec, sandbox run and sandbox exec pass on the program's own code and use 125 for failures \
+    of moat; job run and job plan have codes of their own. Below job, alloc and node, long options may have one dash, as \
+    Nomad writes them.")]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -198,6 +200,12 @@ pub enum Command {
     /// Nodes: run one here, or look at those that run
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Jobs: declare them in a file, and look at what became of them
+    #[command(subcommand)]
+    Job(job::JobCommand),
+    /// Allocations: instances of jobs, wherever they run
+    #[command(subcommand)]
+    Alloc(alloc::AllocCommand),
     /// Sandboxes: create them, run programs in them, move files, pause, fork
     #[command(subcommand, visible_alias = "sb")]
     Sandbox(sandbox::SandboxCommand),
@@ -248,6 +256,8 @@ impl Command {
         match self {
             Self::Run(_) | Self::Devrun(_) | Self::Exec(_) => Policy::Program,
             Self::Sandbox(command) if command.passes_code() => Policy::Program,
+            Self::Job(command) => command.policy(),
+            Self::Alloc(command) => command.policy(),
             _ => Policy::Kind,
         }
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap_complete::engine::CompletionCandidate;
 use moat_api::client::rest::{RestClient, RestOptions};
+use moat_api::rest::allocation::ListAllocations;
+use moat_api::rest::job::{JobRow, ListJobs};
 use moat_api::rest::sandbox::ListSandboxes;
 
 use crate::rest;
@@ -47,6 +49,39 @@ pub fn snapshots() -> Vec<CompletionCandidate> {
     ask(async |client| {
         let list = client.snapshots().await?;
         Ok(list.snapshots.into_iter().map(|s| CompletionCandidate::new(s.name.unwrap_or(s.id))).collect())
+    })
+}
+
+/// Ids of jobs.
+pub fn jobs() -> Vec<CompletionCandidate> {
+    ask(async |client| {
+        let list = client.jobs(&ListJobs::default()).await?;
+        let candidate = |job: JobRow| CompletionCandidate::new(job.id).help(Some(job.status.into()));
+        Ok(list.jobs.into_iter().map(candidate).collect())
+    })
+}
+
+/// Ids of allocations.
+pub fn allocations() -> Vec<CompletionCandidate> {
+    ask(async |client| {
+        let list = client.allocations(&ListAllocations::default()).await?;
+        let described = list.allocations.into_iter().map(|a| {
+            let help = format!("{} {}", a.client.as_str(), a.allocation.name());
+            CompletionCandidate::new(a.allocation.id.to_string()).help(Some(help.into()))
+        });
+        Ok(described.collect())
+    })
+}
+
+/// Ids of nodes jobs may be placed on.
+pub fn nodes() -> Vec<CompletionCandidate> {
+    ask(async |client| {
+        let list = client.nodes().await?;
+        let described = list
+            .cluster
+            .into_iter()
+            .map(|node| CompletionCandidate::new(node.facts.id.to_string()).help(Some(node.facts.name.into())));
+        Ok(described.collect())
     })
 }
 

@@ -1,4 +1,4 @@
-//! The way out of a terminal session: `~.` at the beginning of a line, as in `ssh`.
+//! The way out of a terminal session: `~.` at the beginning of a line, as in `ssh`, or another character than `~`.
 
 /// What has been typed on this line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,11 +12,13 @@ enum State {
 #[derive(Debug, Clone)]
 pub struct Escape {
     state: State,
+    /// None: there is no way out.
+    character: Option<u8>,
 }
 
 impl Default for Escape {
     fn default() -> Self {
-        Self { state: State::LineStart }
+        Self { state: State::LineStart, character: Some(b'~') }
     }
 }
 
@@ -30,19 +32,30 @@ pub struct Typed {
 }
 
 impl Escape {
+    /// From what is written on the command line: one character, or `none`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let character = match text.as_bytes() {
+            b"none" => None,
+            [one] if one.is_ascii_graphic() => Some(*one),
+            _ => return Err(format!("{text:?} is neither one character nor none")),
+        };
+        Ok(Self { character, ..Self::default() })
+    }
+
     /// Takes what was typed. A tilde at the beginning of a line is held back until it is clear what it means; `~~` is one
     /// tilde.
     pub fn typed(&mut self, input: &[u8]) -> Typed {
+        let Some(escape) = self.character else { return Typed { bytes: input.to_vec(), leave: false } };
         let mut bytes = Vec::with_capacity(input.len() + 1);
         for &byte in input {
             match (self.state, byte) {
-                (State::LineStart, b'~') => {
+                (State::LineStart, byte) if byte == escape => {
                     self.state = State::Tilde;
                     continue;
                 }
                 (State::Tilde, b'.') => return Typed { bytes, leave: true },
-                (State::Tilde, b'~') => {}
-                (State::Tilde, _) => bytes.push(b'~'),
+                (State::Tilde, byte) if byte == escape => {}
+                (State::Tilde, _) => bytes.push(escape),
                 _ => {}
             }
             bytes.push(byte);
@@ -77,5 +90,13 @@ mod tests {
         assert_eq!(type_in(&["~~.\r"]), ("~.\r".to_owned(), false));
         assert_eq!(type_in(&["~", "x"]), ("~x".to_owned(), false));
         assert_eq!(type_in(&["~\r~."]), ("~\r".to_owned(), true));
+    }
+
+    #[test]
+    fn the_character_is_the_users_choice() {
+        let typed = |choice: &str, text: &str| Escape::parse(choice).unwrap().typed(text.as_bytes());
+        assert!(typed("%", "%.").leave && !typed("%", "~.").leave);
+        assert_eq!(typed("none", "~."), Typed { bytes: b"~.".to_vec(), leave: false });
+        assert!(Escape::parse("ab").is_err() && Escape::parse("").is_err());
     }
 }

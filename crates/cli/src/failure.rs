@@ -14,6 +14,8 @@ pub enum Policy {
     Kind,
     /// The program's; ours are 125.
     Program,
+    /// This one for every failure: what the command's other codes mean is its own.
+    Always(u8),
 }
 
 /// A command that failed.
@@ -70,6 +72,7 @@ impl Failure {
         match policy {
             _ if self.quiet => ExitCode::SUCCESS,
             Policy::Program => ExitCode::from(OURS),
+            Policy::Always(code) => ExitCode::from(code),
             Policy::Kind => ExitCode::from(self.kind.cli_exit()),
         }
     }

@@ -71,6 +71,11 @@ impl Output {
 
     /// A table that fits the terminal, or one of full width if there is none.
     pub fn table<const N: usize>(&self, header: [&str; N], rows: Vec<[String; N]>) -> Result<(), Failure> {
+        self.line(&self.table_text(header, rows))
+    }
+
+    /// The same as text, to stand among other things.
+    pub fn table_text<const N: usize>(&self, header: [&str; N], rows: Vec<[String; N]>) -> String {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         if !self.colour_out {
@@ -83,7 +88,19 @@ impl Output {
         if let Some(width) = crate::terminal::width() {
             table.set_width(width);
         }
-        self.line(&table.trim_fmt().lines().map(|l| l.strip_prefix(' ').unwrap_or(l)).collect::<Vec<_>>().join("\n"))
+        table.trim_fmt().lines().map(|l| l.strip_prefix(' ').unwrap_or(l)).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Text without colour, whatever stands around a test.
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        Self { json: false, colour_out: false, colour_err: false }
+    }
+
+    /// Text with it.
+    #[cfg(test)]
+    pub fn colourful() -> Self {
+        Self { colour_out: true, ..Self::plain() }
     }
 
     /// Something people should know, on standard error.

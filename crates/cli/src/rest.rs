@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use moat_api::client::rest::{DEFAULT_URL, RestClient, RestOptions};
 use moat_api::rest::sandbox::ListSandboxes;
-use moat_model::{ErrorKind, SandboxId};
+use moat_model::{ErrorKind, Namespace, SandboxId};
 
 use crate::args::Global;
 use crate::credentials;
@@ -17,11 +17,16 @@ const LOOKED_THROUGH_MAX: usize = 10_000;
 
 /// `--url` and `MOAT_URL` win over a running `moat up`, that over the default.
 pub fn client(global: &Global) -> Result<RestClient, Failure> {
+    client_for(global, &global.namespace)
+}
+
+/// The same for a namespace that something else than an option names: a job file.
+pub fn client_for(global: &Global, namespace: &Namespace) -> Result<RestClient, Failure> {
     let options = RestOptions {
         url: url(global.url.clone()),
         api_key: global.api_key.clone(),
         // Without a word of the user's the key's own namespace counts.
-        namespace: (global.namespace != moat_model::Namespace::default_namespace()).then(|| global.namespace.clone()),
+        namespace: (*namespace != Namespace::default_namespace()).then(|| namespace.clone()),
         connect: global.timeout,
         quick: global.timeout.max(QUICK_AT_LEAST),
         ..RestOptions::default()

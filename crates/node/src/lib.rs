@@ -31,6 +31,7 @@ pub mod networks;
 pub mod outlet;
 pub mod preflight;
 pub mod publish;
+pub mod reach;
 pub mod sandboxes;
 pub mod stream;
 pub mod templates;

@@ -10,11 +10,13 @@ use futures::StreamExt;
 use moat_model::spec::{ExecSpec, PtySize, Signal};
 use moat_model::{ErrorKind, NodeId, WorkloadId, WorkloadName};
 use nkeys::KeyPair;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::operate::control_claims;
-use super::{Client, Error, Result, random};
+use super::{Client, Error, Result, encode, random};
 use crate::sandbox::{ExecRequest, ExecResponse, SandboxRequest};
 use crate::stream::frame::{ExecExit, headers, read_headers};
 use crate::stream::{
@@ -75,17 +77,31 @@ pub struct ExecSession {
 impl Client {
     /// Runs a process in a workload's sandbox.
     pub async fn exec(&self, exec: Exec<'_>) -> Result<ExecSession> {
-        let doing = format!("exec in {}", exec.name);
+        let subject = self.options.subjects.sandbox(&self.options.namespace, exec.node);
+        let request = |stream| {
+            Ok(SandboxRequest::Exec(ExecRequest {
+                workload: exec.workload.clone(),
+                claims: control_claims(exec.name, exec.issuer)?,
+                stream,
+                spec: exec.spec,
+            }))
+        };
+        self.stream(format!("exec in {}", exec.name), subject, request, |reply: &ExecResponse| reply.pid).await
+    }
+
+    /// Sends a request that names a stream, and serves that stream once the request is granted.
+    pub(super) async fn stream<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        doing: String,
+        to: String,
+        request: impl FnOnce(StreamId) -> Result<Q>,
+        pid: impl FnOnce(&A) -> u32,
+    ) -> Result<ExecSession> {
         let stream = StreamId::from_random(random()?);
         // Before the request, so that not even the first frame can be missed.
         let frames = self.listen(&doing, self.options.subjects.stream_out(&stream)).await?;
-        let request = SandboxRequest::Exec(ExecRequest {
-            workload: exec.workload.clone(),
-            claims: control_claims(exec.name, exec.issuer)?,
-            stream: stream.clone(),
-            spec: exec.spec,
-        });
-        let reply: ExecResponse = self.sandbox(&doing, exec.node, &request).await?;
+        let request = encode(&doing, &request(stream.clone())?)?;
+        let reply: A = self.request(&doing, to, request, self.options.timeouts.request).await?;
 
         let (stdin, stdin_rx) = mpsc::channel(CHANNEL_LEN);
         let (control, control_rx) = mpsc::channel(CHANNEL_LEN);
@@ -102,7 +118,7 @@ impl Client {
             unread: VecDeque::new(),
         };
         tokio::spawn(pump.run(frames, stdin_rx, control_rx, output_tx));
-        Ok(ExecSession { pid: reply.pid, stdin, control, output })
+        Ok(ExecSession { pid: pid(&reply), stdin, control, output })
     }
 }
 

@@ -3,6 +3,7 @@
 //! A [`Client`] is cheap to clone and holds one NATS connection; a [`rest::RestClient`] speaks the REST API of one node.
 //! Every call has a deadline; every failure has a kind.
 
+mod allocations;
 mod artifacts;
 mod deploy;
 mod directory;

@@ -25,12 +25,14 @@ pub enum ReplyType {
     LameDuck,
     /// To our own verbs.
     Sandbox,
+    /// To what nodes ask each other about allocations.
+    Allocation,
 }
 
 impl ReplyType {
     /// Every one.
-    pub const ALL: [Self; 7] =
-        [Self::Auction, Self::Ping, Self::Info, Self::Run, Self::Stop, Self::LameDuck, Self::Sandbox];
+    pub const ALL: [Self; 8] =
+        [Self::Auction, Self::Ping, Self::Info, Self::Run, Self::Stop, Self::LameDuck, Self::Sandbox, Self::Allocation];
 
     /// As it is written.
     pub fn as_str(self) -> &'static str {
@@ -42,6 +44,7 @@ impl ReplyType {
             Self::Stop => "io.nats.nex.v1.stop_response",
             Self::LameDuck => "io.nats.nex.v1.lameduck_response",
             Self::Sandbox => "io.moat.v1.sandbox_response",
+            Self::Allocation => "io.moat.v1.allocation_response",
         }
     }
 }

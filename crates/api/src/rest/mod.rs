@@ -4,9 +4,13 @@
 //! beside it. Requests refuse members they do not know: a misspelt limit must not be silently absent. Units are in the
 //! names. Times are RFC 3339 in UTC.
 
+pub mod allocation;
+pub mod deployment;
+pub mod evaluation;
 pub mod exec;
 pub mod file;
 pub mod image;
+pub mod job;
 pub mod network;
 pub mod node;
 pub mod sandbox;

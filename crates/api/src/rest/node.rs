@@ -1,5 +1,6 @@
 //! Nodes, statistics, versions.
 
+use moat_model::job::{NodeFacts, NodeState, NodeWish};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -37,6 +38,51 @@ pub struct Node {
 pub struct NodeList {
     /// The list.
     pub nodes: Vec<Node>,
+    /// Every node jobs may be placed on, this one among them, by name.
+    #[serde(default)]
+    pub cluster: Vec<ClusterNode>,
+}
+
+/// A node as jobs see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterNode {
+    /// What it says of itself.
+    #[schema(value_type = Object)]
+    pub facts: NodeFacts,
+    /// What is wanted of it.
+    #[schema(value_type = Object)]
+    pub wish: NodeWish,
+    /// `ready` or `down`.
+    #[schema(value_type = String)]
+    pub state: NodeState,
+}
+
+/// Empties a node of what jobs run on it, or no longer does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainNode {
+    /// Begin, or give up.
+    pub enable: bool,
+    /// Whatever is left after so many seconds is stopped; never if absent, at once if 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_secs: Option<u64>,
+    /// Instances of system jobs stay.
+    #[serde(default)]
+    pub ignore_system: bool,
+    /// A drain that is given up leaves the node ineligible.
+    #[serde(default)]
+    pub keep_ineligible: bool,
+    /// Why, for people.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// Whether anything new may be placed on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetEligibility {
+    /// It may.
+    pub eligible: bool,
 }
 
 /// Sums over what the caller may see.

@@ -96,7 +96,7 @@ pub async fn run(global: &Global, output: &Output, args: ExecArgs) -> Result<Exi
     let session = client.exec(exec).await?;
     // Only now: until here everything that fails is told on a terminal that behaves.
     let raw = if args.tty && args.interactive { Some(RawMode::enter()?) } else { None };
-    let code = attend(output, session, args.interactive, raw.is_some()).await;
+    let code = attend(output, session, args.interactive, raw.is_some().then(Escape::default)).await;
     drop(raw);
     code
 }
@@ -106,14 +106,14 @@ pub async fn attend(
     output: &Output,
     mut session: ExecSession,
     interactive: bool,
-    raw: bool,
+    mut escape: Option<Escape>,
 ) -> Result<ExitCode, Failure> {
     let failed = |e: std::io::Error| Failure::internal("listen to signals", e);
     let mut resized = signal(SignalKind::window_change()).map_err(failed)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut ended = signal(SignalKind::terminate()).map_err(failed)?;
     let mut hung_up = signal(SignalKind::hangup()).map_err(failed)?;
-    let mut escape = raw.then(Escape::default);
+    let raw = escape.is_some();
     let mut input = interactive.then(read_input);
     let mut stdin = interactive.then(|| session.stdin.clone());
     // Ours would keep the other side's input open.

@@ -1,5 +1,6 @@
 //! One module for each command: its arguments, and what it does.
 
+pub mod alloc;
 pub mod api_key;
 pub mod completions;
 pub mod devrun;
@@ -7,6 +8,7 @@ pub mod events;
 pub mod exec;
 pub mod guest;
 pub mod image;
+pub mod job;
 pub mod lameduck;
 pub mod launch;
 pub mod logs;
@@ -34,6 +36,8 @@ pub async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Up(args) => up::run(global, output, args).await.map(done),
         Command::Node(command) => node::run(global, output, command).await,
+        Command::Job(command) => job::run(global, output, command).await,
+        Command::Alloc(command) => alloc::run(global, output, command).await,
         Command::Sandbox(command) => sandbox::run(global, output, command).await,
         Command::Template(command) => template::run(global, output, command).await.map(done),
         Command::Image(command) => image::run(global, output, command).await.map(done),

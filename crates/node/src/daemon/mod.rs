@@ -221,6 +221,7 @@ impl Node {
             templates: templates.clone(),
             keys: Arc::clone(&keys),
             pages: Some(http::Pages { handle: metrics::install()?, scrape: numbers(&service, &engine) }),
+            cluster: None,
             scratch: dirs.uploads(),
         };
         let ingress = services::ingress(&service.config, &dirs, &sandboxes).await?;

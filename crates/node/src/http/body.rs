@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::BytesMut;
 use futures::StreamExt;
-use moat_model::{ErrorKind, SandboxId};
+use moat_model::{ErrorKind, JobId, SandboxId};
 use serde::de::DeserializeOwned;
 
 use super::answer::{Answer, Failure};
@@ -139,6 +139,31 @@ impl<S: Send + Sync> FromRequestParts<S> for ProcessPath {
         let SandboxPath(id) = SandboxPath::from_request_parts(parts, state).await?;
         let pid = part(parts, state, "pid").await?;
         pid.parse().map(|pid| Self(id, pid)).map_err(|_| Failure::not_found("no such process"))
+    }
+}
+
+/// `{id}` of a job. What cannot be one is not found, like one that is not there.
+#[derive(Debug)]
+pub(super) struct JobPath(pub JobId);
+
+impl<S: Send + Sync> FromRequestParts<S> for JobPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        let id = part(parts, state, "id").await?;
+        JobId::parse(&id).map(Self).map_err(|_| Failure::not_found("no such job"))
+    }
+}
+
+/// `{id}`, or the beginning of one: looked up where it is known.
+#[derive(Debug)]
+pub(super) struct IdText(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for IdText {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        part(parts, state, "id").await.map(Self)
     }
 }
 

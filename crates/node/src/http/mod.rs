@@ -31,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api_keys::ApiKeys;
+use crate::jobs::Jobs;
 use crate::metrics::Scrape;
+use crate::reach::Reach;
 use crate::sandboxes::Sandboxes;
 use crate::templates::Templates;
 
@@ -51,8 +53,19 @@ pub struct Services {
     pub keys: Arc<ApiKeys>,
     /// `/metrics` and `/healthz`; absent: there are none here.
     pub pages: Option<Pages>,
+    /// Jobs of the cluster; absent: this node takes no part in them.
+    pub cluster: Option<Cluster>,
     /// Directory for archives on their way into the image store.
     pub scratch: PathBuf,
+}
+
+/// Jobs, and where their instances are reached.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// What is declared, placed and said.
+    pub jobs: Jobs,
+    /// Instances on any node.
+    pub reach: Reach,
 }
 
 /// What `/metrics` and `/healthz` show.
@@ -74,4 +87,14 @@ struct App {
     closing: CancellationToken,
     /// WebSockets, which outlive the connection they came on.
     sockets: TaskTracker,
+}
+
+impl App {
+    /// Jobs, if this node takes part in them.
+    fn cluster(&self) -> answer::Answer<&Cluster> {
+        self.services.cluster.as_ref().ok_or_else(|| {
+            answer::Failure::new(moat_model::ErrorKind::Unavailable, "this node takes no part in jobs")
+                .with_hint("its log says why; other nodes may")
+        })
+    }
 }

@@ -13,23 +13,34 @@ const EVERY: Duration = Duration::from_millis(400);
 /// Says that a sandbox is in use, as long as it is asked to.
 #[derive(Debug)]
 pub(super) struct Presence {
-    sandboxes: Sandboxes,
-    id: SandboxId,
+    /// None: nothing here has an idle time-out.
+    sandbox: Option<(Sandboxes, SandboxId)>,
     said: Instant,
 }
 
 impl Presence {
     pub fn new(app: &App, id: &SandboxId) -> Self {
-        let sandboxes = app.services.sandboxes.clone();
-        sandboxes.touch(id);
-        Self { sandboxes, id: id.clone(), said: Instant::now() }
+        let presence = Self { sandbox: Some((app.services.sandboxes.clone(), id.clone())), said: Instant::now() };
+        presence.touch();
+        presence
+    }
+
+    /// Of something that is in use whoever looks at it: a task of a job.
+    pub fn of_task() -> Self {
+        Self { sandbox: None, said: Instant::now() }
+    }
+
+    fn touch(&self) {
+        if let Some((sandboxes, id)) = &self.sandbox {
+            sandboxes.touch(id);
+        }
     }
 
     /// Something happened just now.
     pub fn note(&mut self) {
         if self.said.elapsed() >= EVERY {
             self.said = Instant::now();
-            self.sandboxes.touch(&self.id);
+            self.touch();
         }
     }
 
@@ -37,7 +48,7 @@ impl Presence {
     pub async fn keep(&self, span: Duration) {
         let until = tokio::time::Instant::now() + span;
         while tokio::time::Instant::now() < until {
-            self.sandboxes.touch(&self.id);
+            self.touch();
             tokio::time::sleep_until(until.min(tokio::time::Instant::now() + EVERY)).await;
         }
     }

@@ -35,7 +35,7 @@ use crate::outlet::NodeOutlet;
 use claims::Guard;
 pub use directory::{Found, Sandboxes, WorkloadDirectory};
 pub use history::LogPlace;
-use session::Session;
+pub(crate) use session::Session;
 
 /// Requests handled at a time. Each waits for an agent or a disk, and holds little.
 const REQUESTS_MAX: usize = 64;

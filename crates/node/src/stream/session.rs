@@ -25,7 +25,7 @@ const CONTROLS_MAX: usize = 64;
 const SEND_MAX: Duration = Duration::from_secs(10);
 
 /// A session that was answered and now runs.
-pub(super) struct Session {
+pub(crate) struct Session {
     frames: Subscriber,
     process: ExecSession,
     flow: Flow,
@@ -54,7 +54,7 @@ enum End {
 }
 
 impl Session {
-    pub(super) fn new(
+    pub(crate) fn new(
         client: Client,
         subject: String,
         frames: Subscriber,
@@ -75,7 +75,7 @@ impl Session {
     }
 
     /// Carries frames until it ends. Dropping the process ends it, whatever the reason.
-    pub(super) async fn run(mut self, cancel: CancellationToken) {
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
         let ended = cancel
             .run_until_cancelled(self.flow.carry(&mut self.frames, &mut self.process))
             .await

@@ -3,9 +3,11 @@
 //! A reply that is no success is read as [`ErrorBody`]; whoever answers something else (a proxy, another server on that
 //! port) is judged by the status. Nothing is tried twice: creating a sandbox twice is not the same as creating one.
 
+mod allocations;
 mod exec;
 mod files;
 mod images;
+mod jobs;
 mod lines;
 mod network;
 mod sandboxes;

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::{Error, RestClient, Result, SILENCE_MAX, told};
+use super::{Error, Query, RestClient, Result, SILENCE_MAX, told};
 use crate::client::{ExecControl, ExecOutput, ExecSession};
 use crate::rest::exec::{Exec, ExecControl as Input, ExecEvent};
 use crate::stream::PING_EVERY;
@@ -32,8 +32,18 @@ type Socket = WebSocketStream<reqwest::Upgraded>;
 impl RestClient {
     /// Runs a program that can be written to, resized and signalled. Dropping the session's `output` hangs up.
     pub async fn session(&self, id: &str, exec: Exec) -> Result<ExecSession> {
-        let doing = format!("exec in {id}");
-        let mut socket = self.socket(&doing, &["sandboxes", id, "exec", "ws"]).await?;
+        self.session_at(format!("exec in {id}"), &["sandboxes", id, "exec", "ws"], &[], exec).await
+    }
+
+    /// The same at any path that speaks so.
+    pub(super) async fn session_at(
+        &self,
+        doing: String,
+        path: &[&str],
+        query: Query<'_>,
+        exec: Exec,
+    ) -> Result<ExecSession> {
+        let mut socket = self.socket(&doing, path, query).await?;
         let start = encode(&doing, &Input::Start { exec })?;
         socket.send(start).await.map_err(|e| broken(&doing, e))?;
         self.attended(doing, socket).await
@@ -43,15 +53,15 @@ impl RestClient {
     pub async fn attach(&self, id: &str, pid: u32) -> Result<ExecSession> {
         let doing = format!("attach to process {pid} of {id}");
         let pid = pid.to_string();
-        let socket = self.socket(&doing, &["sandboxes", id, "execs", &pid, "ws"]).await?;
+        let socket = self.socket(&doing, &["sandboxes", id, "execs", &pid, "ws"], &[]).await?;
         self.attended(doing, socket).await
     }
 
     /// A WebSocket, through the same connections, certificates and keys as everything else.
-    async fn socket(&self, doing: &str, path: &[&str]) -> Result<Socket> {
+    async fn socket(&self, doing: &str, path: &[&str], query: Query<'_>) -> Result<Socket> {
         let key = generate_key();
         let request = self
-            .request(Method::GET, path, &[])
+            .request(Method::GET, path, query)
             .header(header::CONNECTION, "Upgrade")
             .header(header::UPGRADE, "websocket")
             .header(header::SEC_WEBSOCKET_VERSION, "13")

@@ -13,6 +13,7 @@ use moat_api::rest::exec::{Exec, ExecEvent, PtySize};
 use moat_model::ErrorKind;
 
 use crate::args::Global;
+use crate::escape::Escape;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::terminal::RawMode;
@@ -127,7 +128,8 @@ pub async fn attend(
     let session = client.session(id, exec).await?;
     // Only now: until here everything that fails is told on a terminal that behaves.
     let raw = if attached.tty && attached.interactive { Some(RawMode::enter()?) } else { None };
-    let code = crate::commands::exec::attend(output, session, attached.interactive, raw.is_some()).await;
+    let code =
+        crate::commands::exec::attend(output, session, attached.interactive, raw.is_some().then(Escape::default)).await;
     drop(raw);
     code
 }

@@ -1,13 +1,17 @@
 //! The routes, by what they are about.
 
+mod allocations;
+mod cluster;
 mod detached;
 mod exec;
 mod files;
 mod images;
+mod jobs;
 mod logs;
 mod network;
 mod node;
 mod sandboxes;
+mod shown;
 mod sockets;
 mod templates;
 mod transfers;
@@ -62,6 +66,9 @@ fn streams() -> OpenApiRouter<App> {
         .routes(routes!(logs::logs))
         .routes(routes!(images::pull))
         .routes(routes!(images::import))
+        .routes(routes!(allocations::exec))
+        .routes(routes!(allocations::logs))
+        .routes(routes!(allocations::read_file))
 }
 
 /// Routes that are one question and one answer.
@@ -98,9 +105,45 @@ fn questions() -> OpenApiRouter<App> {
         .routes(routes!(templates::cancel))
         .routes(routes!(images::list))
         .routes(routes!(images::collect))
+        .merge(of_jobs())
         .routes(routes!(node::nodes))
         .routes(routes!(node::stats))
         .routes(routes!(node::version))
+}
+
+/// Jobs, and what belongs to them.
+fn of_jobs() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(jobs::list, jobs::submit))
+        .routes(routes!(jobs::parse))
+        .routes(routes!(jobs::plan))
+        .routes(routes!(jobs::get, jobs::stop))
+        .routes(routes!(jobs::summary))
+        .routes(routes!(jobs::versions))
+        .routes(routes!(jobs::allocations))
+        .routes(routes!(jobs::evaluations))
+        .routes(routes!(jobs::deployments))
+        .routes(routes!(jobs::evaluate))
+        .routes(routes!(jobs::revert))
+        .routes(routes!(jobs::dispatch))
+        .routes(routes!(jobs::force_periodic))
+        .routes(routes!(jobs::promote))
+        .routes(routes!(jobs::evaluation))
+        .routes(routes!(jobs::deployment))
+        .routes(routes!(jobs::promote_deployment))
+        .routes(routes!(jobs::fail_deployment))
+        .routes(routes!(allocations::list))
+        .routes(routes!(allocations::get))
+        .routes(routes!(allocations::stop))
+        .routes(routes!(allocations::restart))
+        .routes(routes!(allocations::signal))
+        .routes(routes!(allocations::stats))
+        .routes(routes!(allocations::checks))
+        .routes(routes!(allocations::list_files))
+        .routes(routes!(allocations::stat_file))
+        .routes(routes!(cluster::get))
+        .routes(routes!(cluster::drain))
+        .routes(routes!(cluster::eligibility))
 }
 
 /// All of `/api/v1`, with its document.

@@ -7,6 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use moat_api::rest::node::{NodeList, Stats, Version};
 
+use super::shown;
 use crate::api_keys::Scope;
 use crate::http::App;
 use crate::http::answer::{Answer, Failure};
@@ -17,7 +18,13 @@ use crate::http::meter::Finished;
 #[utoipa::path(get, path = "/nodes", tag = "node", operation_id = "list_nodes",
     responses((status = 200, body = NodeList, description = "The nodes.")))]
 pub(super) async fn nodes(State(app): State<App>, _caller: Caller) -> Json<NodeList> {
-    Json(NodeList { nodes: vec![app.services.sandboxes.node()] })
+    let nodes = vec![app.services.sandboxes.node()];
+    // A node that knows of no others still knows itself.
+    let cluster = match &app.services.cluster {
+        Some(cluster) => cluster.jobs.nodes().await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    Json(NodeList { nodes, cluster: cluster.into_iter().map(shown::node).collect() })
 }
 
 /// Sums over what the caller may see.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use moat_agent::protocol::Offsets;
 use moat_api::rest::exec::{Exec, ExecControl, ExecEvent, PtySize};
 use moat_engine::guest::ExecInput;
-use moat_model::spec::{PtySize as Size, Signal};
+use moat_model::spec::{ExecSpec, PtySize as Size, Signal};
 use moat_model::{ErrorKind, Namespace, SandboxId};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -44,7 +44,7 @@ pub(in crate::http) async fn exec_ws(
     // Whether it is there and theirs is told by a status, while that can still be told.
     app.services.sandboxes.get(&caller.namespace, &id)?;
     let upgrade = ready(upgrade)?;
-    let place = Held { _place: place };
+    let place = Held::new(place);
     let sockets = app.sockets.clone();
     Ok(upgrade.on_upgrade(move |socket| {
         sockets.track_future(started_by_client(socket, app, caller.namespace, id, request, place))
@@ -141,11 +141,17 @@ pub(in crate::http) async fn attach_ws(
 }
 
 /// A connection's place, held as long as the socket lives.
-struct Held {
+pub(super) struct Held {
     _place: Option<axum::Extension<Place>>,
 }
 
-fn ready(upgrade: Upgrade) -> Answer<WebSocketUpgrade> {
+impl Held {
+    pub fn new(place: Option<axum::Extension<Place>>) -> Self {
+        Self { _place: place }
+    }
+}
+
+pub(super) fn ready(upgrade: Upgrade) -> Answer<WebSocketUpgrade> {
     let upgrade =
         upgrade.map_err(|why| Failure::new(ErrorKind::InvalidSpec, format!("a WebSocket: {}", why.body_text())))?;
     Ok(upgrade.max_message_size(JSON_BYTES_MAX).max_frame_size(JSON_BYTES_MAX))
@@ -158,7 +164,7 @@ fn carried(
     pty: bool,
     place: Option<axum::Extension<Place>>,
 ) -> Response {
-    let (place, sockets) = (Held { _place: place }, app.sockets.clone());
+    let (place, sockets) = (Held::new(place), app.sockets.clone());
     upgrade.on_upgrade(move |socket| {
         sockets.track_future(async move {
             Talk { socket, telling, pty }.carry(&app).await;
@@ -181,14 +187,17 @@ async fn started_by_client(
     };
     match begun {
         Ok((telling, pty)) => Talk { socket, telling, pty }.carry(&app).await,
-        Err(failure) => {
-            let event = ExecEvent::Failed { error: failure.body(&request) };
-            // A client that is gone cannot be told.
-            let _ = socket.send(text(&event)).await;
-            let _ = socket.send(Message::Close(None)).await;
-        }
+        Err(failure) => refuse(socket, &failure, &request).await,
     }
     drop(place);
+}
+
+/// Says why there will be nothing, and hangs up.
+pub(super) async fn refuse(mut socket: WebSocket, failure: &Failure, request: &str) {
+    let event = ExecEvent::Failed { error: failure.body(request) };
+    // A client that is gone cannot be told.
+    let _ = socket.send(text(&event)).await;
+    let _ = socket.send(Message::Close(None)).await;
 }
 
 async fn begin(
@@ -198,6 +207,17 @@ async fn begin(
     id: &SandboxId,
     request: &str,
 ) -> Answer<(Telling, bool)> {
+    let (spec, stdin) = first(socket).await?;
+    let pty = spec.pty.is_some();
+    let started = Instant::now();
+    let session = app.services.sandboxes.exec(namespace, id, &spec).await?;
+    let pid = session.pid;
+    let running = Running::started(session, stdin.as_ref());
+    Ok((Telling::new(running, pid, Some(started), Presence::new(app, id), request.to_owned()), pty))
+}
+
+/// The first message: what is to be run, and what it reads at once.
+pub(super) async fn first(socket: &mut WebSocket) -> Answer<(ExecSpec, Option<Bytes>)> {
     let first = tokio::time::timeout(PROGRESS_MAX, socket.recv()).await;
     let Ok(Some(Ok(Message::Text(first)))) = first else {
         return Err(Failure::new(ErrorKind::InvalidSpec, "the first message is a text message: `start`"));
@@ -205,13 +225,7 @@ async fn begin(
     let ExecControl::Start { exec } = control(&first)? else {
         return Err(Failure::new(ErrorKind::InvalidSpec, "the first message is `start`"));
     };
-    let pty = exec.pty.is_some();
-    let (spec, stdin) = asked(exec, Way::Socket)?;
-    let started = Instant::now();
-    let session = app.services.sandboxes.exec(namespace, id, &spec).await?;
-    let pid = session.pid;
-    let running = Running::started(session, stdin.as_ref());
-    Ok((Telling::new(running, pid, Some(started), Presence::new(app, id), request.to_owned()), pty))
+    asked(exec, Way::Socket)
 }
 
 fn control(message: &str) -> Answer<ExecControl> {
@@ -223,7 +237,7 @@ fn text(event: &ExecEvent) -> Message {
 }
 
 /// A socket and the process at its other end.
-struct Talk {
+pub(super) struct Talk {
     socket: WebSocket,
     telling: Telling,
     /// Output goes out as it is.
@@ -231,8 +245,12 @@ struct Talk {
 }
 
 impl Talk {
+    pub fn new(socket: WebSocket, telling: Telling, pty: bool) -> Self {
+        Self { socket, telling, pty }
+    }
+
     /// Carries both ways until one of them ends. Dropping the process hangs up, or leaves it, as it was started.
-    async fn carry(mut self, app: &App) {
+    pub async fn carry(mut self, app: &App) {
         while self.tell().await.is_ok() {
             if self.telling.ended {
                 let _ = self.socket.send(Message::Close(None)).await;

@@ -1,4 +1,7 @@
-//! `moat node`: running one, and looking at those that run.
+//! `moat node`: running one, looking at those that run, and what jobs may do with them.
+
+mod drain;
+mod status;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,9 +18,9 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::preflight::{self, PreflightArgs};
-use super::ps::node_label;
 use crate::args::Global;
+use crate::commands::preflight::{self, PreflightArgs};
+use crate::commands::ps::node_label;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::session::{self, Connection};
@@ -33,6 +36,12 @@ pub enum NodeCommand {
     Info(InfoArgs),
     /// Say whether this machine can be a node, and what would make it one
     Preflight(PreflightArgs),
+    /// List nodes as jobs see them, or show one and what runs on it
+    Status(status::StatusArgs),
+    /// Empty a node of what jobs run on it, or give that up; follows what happens
+    Drain(drain::DrainArgs),
+    /// Say whether anything new may be placed on a node
+    Eligibility(drain::EligibilityArgs),
 }
 
 /// How to run a node. What is given here wins over the configuration file.
@@ -183,6 +192,9 @@ pub async fn run(global: &Global, output: &Output, command: NodeCommand) -> Resu
         NodeCommand::Ls(args) => ls(global, output, &args).await.map(|()| ExitCode::SUCCESS),
         NodeCommand::Info(args) => info(global, output, &args).await.map(|()| ExitCode::SUCCESS),
         NodeCommand::Preflight(args) => preflight::run(global, output, &args).await,
+        NodeCommand::Status(args) => status::run(global, output, &args).await.map(|()| ExitCode::SUCCESS),
+        NodeCommand::Drain(args) => drain::drain(global, output, &args).await,
+        NodeCommand::Eligibility(args) => drain::eligibility(global, output, &args).await.map(|()| ExitCode::SUCCESS),
     }
 }
 
