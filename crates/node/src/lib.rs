@@ -31,7 +31,6 @@ pub mod networks;
 pub mod outlet;
 pub mod preflight;
 pub mod publish;
-pub mod reach;
 pub mod sandboxes;
 pub mod stream;
 pub mod templates;

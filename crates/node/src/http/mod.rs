@@ -33,8 +33,8 @@ use tokio_util::task::TaskTracker;
 use crate::api_keys::ApiKeys;
 use crate::jobs::Jobs;
 use crate::metrics::Scrape;
-use crate::reach::Reach;
 use crate::sandboxes::Sandboxes;
+use crate::stream::reach::Reach;
 use crate::templates::Templates;
 
 pub use server::{HttpServer, serve};

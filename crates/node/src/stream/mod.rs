@@ -7,6 +7,7 @@
 mod claims;
 mod directory;
 pub(crate) mod history;
+pub mod reach;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -35,7 +35,7 @@ use crate::http::process::Running;
 use crate::http::server::Place as Seat;
 use crate::http::{App, Cluster};
 use crate::jobs::AllocView;
-use crate::reach::Place;
+use crate::stream::reach::Place;
 
 /// `{id}` of an allocation.
 #[derive(Debug, IntoParams)]
