@@ -189,17 +189,20 @@ fn g05_links_stay_inside_or_are_refused_and_old_ones_are_not_blamed() {
         ),
     ]);
     let server = Server::start(move |request, out| respond(out, "200 OK", &[], &bodies[request.path.as_str()]));
-    let node = Node::new();
-    // Made by the task in an earlier life: neither followed nor a reason to fail.
-    symlink("/etc/passwd", node.local("theirs")).unwrap();
-    let fetched = node.fetch(to("local/", Any, server.url("in.tar"))).unwrap();
-    assert_eq!(fetched.files, 2);
-    assert_eq!(read(node.local("d/link")), "x");
-    assert_eq!(read(node.local("hard")), "x");
-    for name in ["absolute", "up", "chain"] {
-        let error = node.fetch(to("local/n", Any, server.url(&format!("{name}.tar")))).unwrap_err();
-        assert_eq!(error.kind, Kind::LinkOutside, "{name}: {error}");
-        assert!(!node.local("n").exists());
+    // With Landlock, and as on a kernel without it: what arrives is looked at in either case.
+    for isolated in [true, false] {
+        let node = Node::with(|config| config.filesystem_isolation = isolated);
+        // Made by the task in an earlier life: neither followed nor a reason to fail.
+        symlink("/etc/passwd", node.local("theirs")).unwrap();
+        let fetched = node.fetch(to("local/", Any, server.url("in.tar"))).unwrap();
+        assert_eq!(fetched.files, 2);
+        assert_eq!(read(node.local("d/link")), "x");
+        assert_eq!(read(node.local("hard")), "x");
+        for name in ["absolute", "up", "chain"] {
+            let error = node.fetch(to("local/n", Any, server.url(&format!("{name}.tar")))).unwrap_err();
+            assert_eq!(error.kind, Kind::LinkOutside, "{name}: {error}");
+            assert!(!node.local("n").exists());
+        }
     }
 }
 
@@ -210,54 +213,56 @@ fn g06_destinations_that_are_taken() {
             if request.path.ends_with("zip") { zip_of(&[("app", "new"), ("x/y", "y")]) } else { b"new".to_vec() };
         respond(out, "200 OK", &[], &body);
     });
-    let node = Node::new();
-    let (file, zip) = (server.url("app"), server.url("a.zip"));
-    // A directory that exists is added to, a file that exists is replaced.
-    std::fs::create_dir(node.local("dir")).unwrap();
-    std::fs::write(node.local("dir/kept"), "old").unwrap();
-    std::fs::write(node.local("dir/app"), "old").unwrap();
-    node.fetch(to("local/dir", Any, &zip)).unwrap();
-    assert_eq!((read(node.local("dir/kept")), read(node.local("dir/app"))), ("old".into(), "new".into()));
-    assert_eq!(read(node.local("dir/x/y")), "y");
-    node.fetch(to("local/dir", Any, &file)).unwrap();
-    std::fs::write(node.local("dir/app"), "old").unwrap();
-    node.fetch(to("local/dir/app", File, &file)).unwrap();
-    assert_eq!(read(node.local("dir/app")), "new");
-    // One where the other must be is refused, and nothing changes.
-    std::fs::create_dir_all(node.local("clash/app")).unwrap();
-    std::fs::write(node.local("afile"), "old").unwrap();
-    for (destination, mode, source) in [
-        ("local/afile", Any, &zip),
-        ("local/afile", Dir, &zip),
-        ("local/afile", Any, &file),
-        ("local/dir", File, &file),
-        ("local/clash", Any, &zip),
-        ("local/clash", Any, &file),
-        ("local/afile/deeper", File, &file),
-    ] {
-        let error = node.fetch(to(destination, mode, source.as_str())).unwrap_err();
-        assert_eq!(error.kind, Kind::DestinationTaken, "{destination} {mode:?}: {error}");
+    for isolated in [true, false] {
+        let node = Node::with(|config| config.filesystem_isolation = isolated);
+        let (file, zip) = (server.url("app"), server.url("a.zip"));
+        // A directory that exists is added to, a file that exists is replaced.
+        std::fs::create_dir(node.local("dir")).unwrap();
+        std::fs::write(node.local("dir/kept"), "old").unwrap();
+        std::fs::write(node.local("dir/app"), "old").unwrap();
+        node.fetch(to("local/dir", Any, &zip)).unwrap();
+        assert_eq!((read(node.local("dir/kept")), read(node.local("dir/app"))), ("old".into(), "new".into()));
+        assert_eq!(read(node.local("dir/x/y")), "y");
+        node.fetch(to("local/dir", Any, &file)).unwrap();
+        std::fs::write(node.local("dir/app"), "old").unwrap();
+        node.fetch(to("local/dir/app", File, &file)).unwrap();
+        assert_eq!(read(node.local("dir/app")), "new");
+        // One where the other must be is refused, and nothing changes.
+        std::fs::create_dir_all(node.local("clash/app")).unwrap();
+        std::fs::write(node.local("afile"), "old").unwrap();
+        for (destination, mode, source) in [
+            ("local/afile", Any, &zip),
+            ("local/afile", Dir, &zip),
+            ("local/afile", Any, &file),
+            ("local/dir", File, &file),
+            ("local/clash", Any, &zip),
+            ("local/clash", Any, &file),
+            ("local/afile/deeper", File, &file),
+        ] {
+            let error = node.fetch(to(destination, mode, source.as_str())).unwrap_err();
+            assert_eq!(error.kind, Kind::DestinationTaken, "{destination} {mode:?}: {error}");
+        }
+        assert_eq!(read(node.local("afile")), "old");
+        assert!(!node.local("clash/x").exists(), "nothing of a refused archive is there");
+        // A link is nobody's way, and a file's own name is replaced, not what a link of that name leads to.
+        let outside = node.data.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("victim"), "old").unwrap();
+        symlink(&outside, node.local("linked")).unwrap();
+        symlink(outside.join("victim"), node.local("name")).unwrap();
+        for (destination, mode, source) in [
+            ("local/linked", Any, &zip),
+            ("local/linked", Any, &file),
+            ("local/linked/deep/er", Any, &zip),
+            ("local/linked/x", File, &file),
+        ] {
+            let error = node.fetch(to(destination, mode, source.as_str())).unwrap_err();
+            assert_eq!(error.kind, Kind::DestinationLink, "{destination}: {error}");
+        }
+        node.fetch(to("local/name", File, &file)).unwrap();
+        assert_eq!((read(node.local("name")), read(outside.join("victim"))), ("new".into(), "old".into()));
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
     }
-    assert_eq!(read(node.local("afile")), "old");
-    assert!(!node.local("clash/x").exists(), "nothing of a refused archive is there");
-    // A link is nobody's way, and a file's own name is replaced, not what a link of that name leads to.
-    let outside = node.data.path().join("outside");
-    std::fs::create_dir(&outside).unwrap();
-    std::fs::write(outside.join("victim"), "old").unwrap();
-    symlink(&outside, node.local("linked")).unwrap();
-    symlink(outside.join("victim"), node.local("name")).unwrap();
-    for (destination, mode, source) in [
-        ("local/linked", Any, &zip),
-        ("local/linked", Any, &file),
-        ("local/linked/deep/er", Any, &zip),
-        ("local/linked/x", File, &file),
-    ] {
-        let error = node.fetch(to(destination, mode, source.as_str())).unwrap_err();
-        assert_eq!(error.kind, Kind::DestinationLink, "{destination}: {error}");
-    }
-    node.fetch(to("local/name", File, &file)).unwrap();
-    assert_eq!((read(node.local("name")), read(outside.join("victim"))), ("new".into(), "old".into()));
-    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
 }
 
 #[test]

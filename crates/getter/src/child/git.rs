@@ -23,7 +23,7 @@ const WORDS_MAX: usize = 4096;
 
 /// What git may not do, whoever asks: run what lies in a repository, ask somebody, follow a server elsewhere, read other
 /// configurations, speak other protocols.
-const SAFE: [&str; 12] = [
+const SAFE: [&str; 13] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.askPass=",
@@ -35,6 +35,7 @@ const SAFE: [&str; 12] = [
     "http.followRedirects=false",
     "submodule.recurse=false",
     "gc.auto=0",
+    "maintenance.auto=false",
     "advice.detachedHead=false",
 ];
 
