@@ -4,12 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use moat_engine::error::{Error, Result};
-use moat_model::SandboxSpec;
 use moat_model::spec::{
     Artifact, BINDS_MAX, Forward, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, RootLayer, RootSpec,
 };
+use moat_model::{ErrorKind, Resource, SandboxSpec};
 
 use crate::linux::erofs;
+
+/// What a driver says to a resource of the engine's it is given to release.
+pub fn of_the_engine(resource: &Resource) -> Error {
+    Error::new(ErrorKind::Internal, format!("{resource:?} was given to a driver to release: it is the engine's"))
+}
 
 /// Each is a listening socket and a task of the agent.
 const FORWARDS_MAX: usize = 64;

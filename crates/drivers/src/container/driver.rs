@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::config::ContainerConfig;
 use super::roots::Roots;
 use super::{jail, probe, validate};
+use crate::fields;
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::capability;
 use crate::linux::cgroup::{Devices, Hierarchy, Limits};
@@ -313,14 +314,7 @@ impl Driver for ContainerDriver {
             Resource::Directory { path } if self.roots.is_note(path) => self.roots.forget(path),
             Resource::Directory { path } => remove_dir(path),
             Resource::Cgroup { name } => Ok(self.hierarchy.remove(name).await?),
-            Resource::Network(lease) => Err(Error::new(
-                ErrorKind::Internal,
-                format!("network slot {} was given to a driver to release: it is the engine's", lease.slot),
-            )),
-            Resource::UidRange { base, .. } => Err(Error::new(
-                ErrorKind::Internal,
-                format!("uid range {base} was given to a driver to release: it is the engine's"),
-            )),
+            Resource::Network(_) | Resource::UidRange { .. } => Err(fields::of_the_engine(resource)),
         }
     }
 

@@ -25,6 +25,7 @@ use super::kept::Verified;
 use super::launch::Launch;
 use super::version::{Program, Version};
 use super::{probe, recorder, shape};
+use crate::fields;
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::cgroup::{Hierarchy, Limits};
 use crate::vm::bring_up::{First, bring_up};
@@ -382,10 +383,7 @@ impl Driver for FirecrackerDriver {
         match resource {
             Resource::Directory { path } => remove_dir(path),
             Resource::Cgroup { name } => Ok(self.hierarchy.remove(name).await?),
-            other => {
-                let what = format!("{other:?} was given to a driver to release: it is the engine's");
-                Err(Error::new(ErrorKind::Internal, what))
-            }
+            Resource::Network(_) | Resource::UidRange { .. } => Err(fields::of_the_engine(resource)),
         }
     }
 

@@ -24,6 +24,7 @@ use moat_model::network::{EgressPolicy, NetworkLimits, NetworkMode};
 use moat_model::spec::{OnTimeout, RootSpec};
 use moat_model::{ErrorKind, Isolation, Resource, SandboxSpec};
 
+use crate::fields;
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::cgroup::{Controller, Hierarchy, Limits};
 use crate::linux::endpoint::UnixEndpoint;
@@ -217,12 +218,7 @@ impl Driver for ProcessDriver {
                 }
             }
             Resource::Cgroup { name } => Ok(self.cgroups.remove(name).await?),
-            Resource::Network(lease) => {
-                Err(Error::new(ErrorKind::Internal, format!("network slot {} is the engine's to release", lease.slot)))
-            }
-            Resource::UidRange { base, .. } => {
-                Err(Error::new(ErrorKind::Internal, format!("uid range {base} is the engine's to release")))
-            }
+            Resource::Network(_) | Resource::UidRange { .. } => Err(fields::of_the_engine(resource)),
         }
     }
 

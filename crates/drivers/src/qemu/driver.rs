@@ -19,11 +19,14 @@ use super::arguments::Shape;
 use super::config::QemuConfig;
 use super::host::{self, Found};
 use super::keep::{self, STATE};
-use super::launch::{Launcher, OVERHEAD_KVM, OVERHEAD_TCG, PIDS_MAX, Start, agent_socket, console, control_socket};
+use super::launch::{
+    KVM, Launcher, OVERHEAD_KVM, OVERHEAD_TCG, PIDS_MAX, Start, agent_socket, console, control_socket,
+};
 use super::probe;
 use super::qmp::Qmp;
+use crate::fields;
 use crate::linux::agent_binary::AgentBinary;
-use crate::linux::cgroup::{Hierarchy, Limits};
+use crate::linux::cgroup::{Devices, Hierarchy, Limits};
 use crate::vm::bring_up::{First, bring_up};
 use crate::vm::connections::Connections;
 use crate::vm::endpoint::{AgentChannel, MachineEndpoint, said};
@@ -78,9 +81,9 @@ impl QemuDriver {
 
     /// What the cgroup of a machine of this size is limited to: the monitor's needs come on top of the guest's memory.
     fn limits(&self, asked: &Resources) -> Limits {
-        let overhead = match self.found.as_ref().map(|found| found.accelerator) {
-            Ok(Accelerator::Kvm) => OVERHEAD_KVM,
-            _ => OVERHEAD_TCG,
+        let (overhead, devices) = match self.found.as_ref().map(|found| found.accelerator) {
+            Ok(Accelerator::Kvm) => (OVERHEAD_KVM, Devices::StockAnd(&[KVM])),
+            _ => (OVERHEAD_TCG, Devices::Stock),
         };
         Limits {
             memory_bytes: Some(self.config.machine.memory(asked) + overhead),
@@ -89,7 +92,7 @@ impl QemuDriver {
             cpu_quota_millis: asked.cpu_quota_millis,
             cpuset: asked.cpuset.clone(),
             pids_max: Some(PIDS_MAX),
-            ..Limits::default()
+            devices,
         }
     }
 
@@ -312,14 +315,7 @@ impl Driver for QemuDriver {
         match resource {
             Resource::Directory { path } => remove_dir(path),
             Resource::Cgroup { name } => Ok(self.hierarchy().remove(name).await?),
-            Resource::Network(lease) => Err(Error::new(
-                ErrorKind::Internal,
-                format!("network slot {} was given to a driver to release: it is the engine's", lease.slot),
-            )),
-            Resource::UidRange { base, .. } => Err(Error::new(
-                ErrorKind::Internal,
-                format!("uid range {base} was given to a driver to release: it is the engine's"),
-            )),
+            Resource::Network(_) | Resource::UidRange { .. } => Err(fields::of_the_engine(resource)),
         }
     }
 

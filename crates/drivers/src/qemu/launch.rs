@@ -29,6 +29,8 @@ use crate::linux::seccomp;
 use crate::vm::endpoint::said;
 use crate::vm::machine::{make_private_dir, remove_dir};
 
+/// Numbers of `/dev/kvm`, the same everywhere.
+pub(super) const KVM: (u32, u32) = (10, 232);
 /// What the root of the jail holds besides what is shown in it: names.
 const JAIL_BYTES: u64 = 1 << 20;
 /// Descriptors QEMU opens: its threads' events, its libraries while it starts.
@@ -99,7 +101,10 @@ impl Launcher {
 
     fn launch_config(&self, found: &Found, start: &Start<'_>, jail: JailConfig) -> Result<LaunchConfig> {
         let devices = match start.shape.accelerator {
-            Accelerator::Kvm => vec![DeviceNode { path: PathBuf::from("/dev/kvm"), major: 10, minor: 232 }],
+            Accelerator::Kvm => {
+                let (major, minor) = KVM;
+                vec![DeviceNode { path: PathBuf::from("/dev/kvm"), major, minor }]
+            }
             Accelerator::Tcg => Vec::new(),
         };
         let state_max = start.shape.memory_bytes + STATE_EXTRA;

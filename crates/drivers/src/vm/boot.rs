@@ -29,6 +29,7 @@ impl BootImage {
     pub fn prepare(guest_dir: &Path, binary: &AgentBinary, dir: &Path) -> Result<Self> {
         let guest = Guest::open(guest_dir)
             .map_err(|e| Error::caused_by(ErrorKind::NotFound, format!("guest: {}", guest_dir.display()), e))?;
+        guest.verify().map_err(|e| Error::caused_by(ErrorKind::Unavailable, "guest", e))?;
         let modules = fs::read(guest.modules()).map_err(failed("read", &guest.modules()))?;
         let (initramfs, initramfs_sha256) = with_agent(modules, binary, dir)?;
         Ok(Self { guest, initramfs, initramfs_sha256 })
