@@ -54,7 +54,7 @@ impl Bed {
         // Below /tmp: sockets' paths must stay short.
         let dir = tempfile::Builder::new().prefix("moat-").tempdir().unwrap();
         let layer = image(dir.path(), &busybox);
-        let driver = Arc::new(driver(&machines, dir.path()));
+        let driver = Arc::new(driver(&machines, &machines.guest, dir.path()));
         let unmet = driver.probe().into_iter().find(|r| !r.met && r.need == moat_engine::driver::Need::Required);
         if let Some(unmet) = unmet {
             moat_testkit::not_run(&id, &format!("{}: {}", unmet.name, unmet.fact));
@@ -65,7 +65,12 @@ impl Bed {
 
     /// As a daemon that came after this one would have it.
     pub fn next_driver(&self) -> Arc<QemuDriver> {
-        Arc::new(driver(&self.machines, self.dir.path()))
+        Arc::new(driver(&self.machines, &self.machines.guest, self.dir.path()))
+    }
+
+    /// One whose machines boot another guest.
+    pub fn driver_of(&self, guest: &Path) -> Arc<QemuDriver> {
+        Arc::new(driver(&self.machines, guest, self.dir.path()))
     }
 
     /// A place nobody used.
@@ -99,23 +104,28 @@ impl Bed {
 
     /// Creates and starts; panics with the whole error.
     pub async fn machine(&self, spec: SandboxSpec) -> Vm {
-        let place = self.place();
-        let mut vm = Vm { driver: self.driver.clone(), place, spec, record: None, guest: None };
+        let mut vm = self.created(self.driver.clone(), spec).await;
+        vm.guest = Some(vm.driver.start(vm.record()).await.map_err(|e| e.chain()).expect("start"));
+        vm
+    }
+
+    /// Creates one that nobody has started to speak with.
+    pub async fn created(&self, driver: Arc<QemuDriver>, spec: SandboxSpec) -> Vm {
+        let mut vm = Vm { driver, place: self.place(), spec, record: None, guest: None };
         vm.driver.validate(&vm.spec).map_err(|e| e.chain()).expect("validate");
         let record = vm.driver.create(&vm.place, &vm.spec).await.map_err(|e| e.chain()).expect("create");
-        vm.record = Some(record.clone());
-        vm.guest = Some(vm.driver.start(&record).await.map_err(|e| e.chain()).expect("start"));
+        vm.record = Some(record);
         vm
     }
 }
 
-fn driver(machines: &Machines, dir: &Path) -> QemuDriver {
+fn driver(machines: &Machines, guest: &Path, dir: &Path) -> QemuDriver {
     let config = QemuConfig {
         program: Some(machines.qemu.canonicalize().unwrap()),
         accelerator: AcceleratorChoice::Tcg,
         machine: MachineDefaults { disk_bytes: 64 << 20, ..MachineDefaults::default() },
         cgroup_parent: CGROUP_PARENT.to_owned(),
-        guest_dir: machines.guest.canonicalize().unwrap(),
+        guest_dir: guest.canonicalize().unwrap(),
         run_dir: dir.join("q"),
         data_dir: dir.join("qdata"),
         ..QemuConfig::default()
