@@ -1,7 +1,7 @@
 //! Where instances of jobs should run, as a pure function of what is declared, what nodes say and what runs already.
 //!
-//! No I/O, no clock, no randomness of its own: time and random bytes come in, and the same input gives the same plan. Who
-//! carries a plan out is not known here. docs/scheduling.md says how everything is decided.
+//! No I/O, no clock, no randomness of its own: time and random bytes come in, and the same input gives the same plan.
+//! Who carries a plan out is not known here. docs/scheduling.md says how everything is decided.
 //!
 //! Start at [`Cluster`], what is known, and [`plan`], what follows from it for one job.
 

@@ -35,7 +35,8 @@ pub enum PeriodicError {
     },
 }
 
-/// The first moment after `after` at which any of the expressions starts the job; none if it is switched off or never again.
+/// The first moment after `after` at which any of the expressions starts the job; none if it is switched off or never
+/// again.
 pub fn next(periodic: &Periodic, after: Timestamp) -> Result<Option<Timestamp>, PeriodicError> {
     let zone = time_zone(&periodic.time_zone)?;
     let crons: Vec<Cron> = periodic.crons.iter().map(|text| cron(text)).collect::<Result<_, _>>()?;

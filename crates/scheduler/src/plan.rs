@@ -62,7 +62,8 @@ pub struct GroupSummary {
     pub ignore: u32,
 }
 
-/// Plans one job. The same input gives the same plan; `seed` is other random bytes each time.
+/// Plans one job. The same input gives the same plan; `seed` is other random bytes each time. The plan of a job that is not
+/// known, or whose current content is not, is empty.
 pub fn plan(cluster: &Cluster, key: &JobKey, now: Timestamp, seed: Seed) -> Plan {
     reconcile::plan(cluster, cluster.job(key), key, now, seed)
 }

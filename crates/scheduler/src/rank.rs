@@ -1,5 +1,5 @@
-//! Which of the nodes that may be used is the best: the score. In millionths, as whole numbers, so that it is the same on
-//! every machine.
+//! Which of the nodes that may be used is the best: the score. In millionths, as whole numbers, so that it is the same
+//! on every machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 

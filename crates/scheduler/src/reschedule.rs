@@ -5,7 +5,8 @@ use std::time::Duration;
 use moat_model::Timestamp;
 use moat_model::job::{DelayFunction, Reschedule, RescheduleEvent};
 
-/// When another takes the place of an instance that failed at `failed` and had been placed at `placed`; never if `None`.
+/// When another takes the place of an instance that failed at `failed` and had been placed at `placed`; never if
+/// `None`.
 pub fn when(
     policy: &Reschedule,
     events: &[RescheduleEvent],

@@ -4,8 +4,8 @@ use moat_model::job::{Affinity, Constraint, Disconnect, Job, LogLimits, Restart,
 use moat_model::spec::StopSpec;
 use std::time::Duration;
 
-/// Whether an instance of `old` has to be replaced to be one of `new`. Everything that is not known to be changed in place
-/// counts, so that a value that is added to the model later is never overlooked.
+/// Whether an instance of `old` has to be replaced to be one of `new`. Everything that is not known to be changed in
+/// place counts, so that a value that is added to the model later is never overlooked.
 pub fn is_destructive(old: &Job, new: &Job, group: &str) -> bool {
     let (Some(before), Some(after)) = (old.group(group), new.group(group)) else { return true };
     // These are in the environment of every task.

@@ -64,8 +64,8 @@ impl Cluster {
         }
     }
 
-    /// Counts an allocation as what it is now. Until its end is known it takes its room, wanted or not: that it should stop
-    /// is no room yet.
+    /// Counts an allocation as what it is now. Until its end is known it takes its room, wanted or not: that it should
+    /// stop is no room yet.
     pub(super) fn recount(&mut self, key: &JobKey, id: &AllocId) {
         self.uncount(key, id);
         let status = self.statuses.get(id);

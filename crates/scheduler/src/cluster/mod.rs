@@ -107,7 +107,7 @@ impl Cluster {
         }
     }
 
-    /// A job that is declared no more. What is left of it should be stopped first: then nothing plans it again.
+    /// A job that is declared no more. What is left of it has to be stopped before: nothing plans it again.
     pub fn remove_job(&mut self, key: &JobKey) {
         if let Some(job) = self.jobs.get_mut(key) {
             job.state = None;

@@ -271,8 +271,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Replaces as many of those that cannot have the current version as they run, as may be missing at once. Gives back
-    /// their indexes.
+    /// Replaces as many of those that cannot have the current version as they run, as may be missing at once. Gives
+    /// back their indexes.
     fn roll(
         &mut self,
         group: &'a TaskGroup,

@@ -57,10 +57,14 @@ pub(crate) fn plan(cluster: &Cluster, state: Option<&JobState>, key: &JobKey, no
     let entry = cluster.jobs.get(key).unwrap_or(&empty);
     let mut ids = Ids::new(seed);
     let evaluation = ids.uuid();
-    let running = state.filter(|state| !state.stopped).and_then(|state| Some((state, state.job()?)));
-    let Some((state, job)) = running.filter(|(_, job)| !job.is_only_a_parent()) else {
-        let version = state.map_or(0, |state| state.current);
-        return stop_all(cluster, entry, now).into_plan(key, evaluation, version, now, entry.deployment.as_ref());
+    let before = entry.deployment.as_ref();
+    let version = state.map_or(0, |state| state.current);
+    // A job nobody has heard of, or whose content has not arrived yet, is no job that should stop.
+    let Some(state) = state.filter(|state| state.stopped || state.job().is_some()) else {
+        return Outcome::default().into_plan(key, evaluation, version, now, before);
+    };
+    let Some(job) = state.job().filter(|job| !state.stopped && !job.is_only_a_parent()) else {
+        return stop_all(cluster, entry, now).into_plan(key, evaluation, version, now, before);
     };
     let begin = |hold| Planning {
         cluster,
@@ -82,7 +86,7 @@ pub(crate) fn plan(cluster: &Cluster, state: Option<&JobState>, key: &JobKey, no
         out = begin(true).run();
         out.failures = failures;
     }
-    out.into_plan(key, evaluation, state.current, now, entry.deployment.as_ref())
+    out.into_plan(key, evaluation, version, now, before)
 }
 
 /// Nothing of the job should run.

@@ -48,7 +48,8 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let node = 0..NODES;
     prop_oneof![
-        4 => (0..5_usize, 0..5_u32, 0..3_u8).prop_map(|(which, count, release)| Event::Submit { which, count, release }),
+        4 => (0..5_usize, 0..5_u32, 0..3_u8)
+            .prop_map(|(which, count, release)| Event::Submit { which, count, release }),
         1 => (0..5_usize).prop_map(|which| Event::Stop { which }),
         6 => any::<bool>().prop_map(|all| Event::Act { all }),
         3 => (0..20_usize).prop_map(|nth| Event::Fail { nth }),

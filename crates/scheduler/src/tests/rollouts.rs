@@ -234,3 +234,16 @@ fn a_stopped_job_runs_nothing_and_can_be_started_again() {
     world.settle(&key);
     assert_eq!(world.running(&key).len(), 2);
 }
+
+#[test]
+fn a_job_whose_content_has_not_arrived_is_left_alone() {
+    let mut world = World::new(2);
+    let key = world.submit(job("web", JobType::Service, 2));
+    world.settle(&key);
+    let mut ahead = world.state(&key).clone();
+    ahead.current = 7;
+    world.cluster.set_job(ahead);
+    assert!(world.dry(&key).is_empty());
+    world.cluster.remove_job(&key);
+    assert!(world.dry(&key).is_empty());
+}
