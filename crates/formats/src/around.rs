@@ -1,7 +1,7 @@
 //! What functions of job files see of the world. The caller decides: this crate opens no file and reads no clock.
 
 /// What functions of job files see of the world.
-pub trait Around {
+pub trait Around: Sync {
     /// Bytes of a file; relative paths are relative to the job file. The text of an error is shown.
     fn read(&self, path: &str) -> Result<Vec<u8>, String>;
 

@@ -250,7 +250,7 @@ impl<'a> Fields<'a> {
         let given = self.word(name)?;
         let found = choices.iter().find(|(word, _)| *word == given);
         if found.is_none() {
-            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).filter(|word| !word.is_empty()).collect();
             let fix = alike(&given, words.iter().copied()).map(|near| format!("did you mean {near:?}?"));
             let message = format!("{name} is one of {}, and {given:?} is none", words.join(", "));
             self.refuse(name, message, fix.as_deref().unwrap_or_default());

@@ -245,7 +245,8 @@ fn floor(text: &str, at: usize) -> usize {
 
 /// `did you mean "x"?`, if there is one that looks alike.
 pub(crate) fn alike<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let bound = (given.chars().count() / 3).clamp(1, 3);
+    // Of two letters everything is a neighbour.
+    let bound = (given.chars().count() / 3).min(3);
     known
         .into_iter()
         .map(|name| (distance(given, name), name))

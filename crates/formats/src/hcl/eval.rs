@@ -15,7 +15,7 @@ use crate::tree::{Kind, Member, Value};
 
 /// Bytes all values of a file may cost together, copies included: sixty times what a file may have.
 const BUDGET: u64 = 64 << 20;
-/// Expressions within expressions, through locals. The evaluator is recursive, and a test's thread has 2 MiB.
+/// Expressions within expressions, through locals. The evaluator is recursive.
 const DEPTH_MAX: usize = 160;
 /// Nesting of a value that is kept. Dropping and comparing values is recursive, too.
 pub(crate) const VALUE_DEPTH_MAX: usize = 64;

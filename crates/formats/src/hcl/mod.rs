@@ -48,7 +48,13 @@ pub(crate) fn parse(reports: &Reports, source: usize, text: &str) -> Option<Pars
         Ok(body) => Some(Parsed::Hcl(body)),
         Err(error) => {
             let at = error.location().offset();
-            reports.push(Fault::new(Place::new(source, at..at + 1), format!("not HCL: {}", error.message())));
+            let fault = Fault::new(Place::new(source, at..at + 1), format!("not HCL: {}", error.message()));
+            // The rule of HCL people stumble over.
+            reports.push(if error.message().contains("expected `=`") {
+                fault.fix("a block on one line holds one attribute and no block: give each a line of its own")
+            } else {
+                fault
+            });
             None
         }
     }

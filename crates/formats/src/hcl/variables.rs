@@ -252,7 +252,10 @@ fn given(
                 Ok(value) => {
                     out.insert(name.clone(), value);
                 }
-                Err(fault) => reports.push(fault),
+                Err(fault) => {
+                    out.insert(name.clone(), Value::new(fault.place, Kind::Broken));
+                    reports.push(fault);
+                }
             }
         };
     for given in &texts.environment {

@@ -103,7 +103,7 @@ fn volumes(fields: &Fields<'_>) -> BTreeMap<String, VolumeRequest> {
             Some(other) => inner.refuse("type", format!("{other:?} is not a type of volume"), "write type = \"host\""),
         }
         let source = inner.word("source");
-        let source = inner.needed("source", source, "the operator's name for it").unwrap_or_default();
+        let source = inner.needed("source", source, "\"NAME\", the operator's name for it").unwrap_or_default();
         // Writing to a host's path is asked for in so many words.
         let read_only = inner.flag("read_only").unwrap_or(true);
         inner.finish(VOLUME_ABSENT);

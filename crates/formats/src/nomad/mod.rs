@@ -23,14 +23,38 @@ use crate::around::Around;
 use crate::fields::Fields;
 use crate::hcl::variables::{DECLARING, Inputs, Texts, declare};
 use crate::hcl::{Builder, Parsed, origin as text_origin, parse as parse_text};
-use crate::problem::{Fault, Problems, Reports, SEPARATOR};
+use crate::problem::{Fault, Place, Problems, Reports, SEPARATOR};
 use crate::tree::{Block, Body};
+
+/// Stack of the reader: the deepest file takes a quarter of it.
+const STACK_BYTES: usize = 32 << 20;
+
+/// Names of the functions expressions may call, in order.
+pub fn functions() -> Vec<&'static str> {
+    crate::hcl::functions::names()
+}
 
 /// Reads a job file: HCL, HCL's JSON, or the JSON of Nomad's API (`{"Job": …}`).
 ///
 /// `origin` is what the file is called in problems. A file that holds nothing but one `group` or one `task` is a job of
 /// that name.
 pub fn parse(origin: &str, text: &str, inputs: &Inputs, around: &dyn Around) -> Result<Job, Problems> {
+    // Reading is recursive, within bounds. They fit this stack, whatever the caller's is; what is not used costs nothing.
+    let read = std::thread::scope(|scope| {
+        let reader = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let reader = reader.spawn_scoped(scope, || parse_here(origin, text, inputs, around));
+        reader.ok().and_then(|reader| reader.join().ok())
+    });
+    read.unwrap_or_else(|| {
+        let mut reports = Reports::default();
+        let source = reports.add(origin, "");
+        reports
+            .push(Fault::new(Place::new(source, 0..0), "this file could not be read: no thread, or a fault of ours"));
+        reports.into_result(None)
+    })
+}
+
+fn parse_here(origin: &str, text: &str, inputs: &Inputs, around: &dyn Around) -> Result<Job, Problems> {
     let mut reports = Reports::default();
     let source = reports.add(origin, text);
     let texts = Texts::add(&mut reports, inputs);

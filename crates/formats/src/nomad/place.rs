@@ -4,7 +4,7 @@ use moat_model::job::{Affinity, Constraint, Operator, Spread, SpreadTarget};
 
 use crate::fields::Fields;
 
-const OPERATORS: [(&str, Operator); 20] = [
+const OPERATORS: [(&str, Operator); 19] = [
     ("=", Operator::Equal),
     ("==", Operator::Equal),
     ("is", Operator::Equal),
@@ -24,7 +24,6 @@ const OPERATORS: [(&str, Operator); 20] = [
     ("is_not_set", Operator::IsNotSet),
     ("distinct_hosts", Operator::DistinctHosts),
     ("distinct_property", Operator::DistinctProperty),
-    ("", Operator::Equal),
 ];
 
 /// `regexp = "…"` for `operator = "regexp"  value = "…"`.

@@ -135,7 +135,7 @@ fn volume_mounts(fields: &Fields<'_>) -> Vec<VolumeMount> {
             inner.refuse("propagation_mode", message, "it is private, always: leave it out");
         }
         mounts.push(VolumeMount {
-            volume: inner.needed("volume", volume, "the name of the group's volume").unwrap_or_default(),
+            volume: inner.needed("volume", volume, "\"NAME\", one of the group's volumes").unwrap_or_default(),
             destination: inner.needed("destination", destination, "\"/srv\"").unwrap_or_default(),
             read_only: inner.flag("read_only").unwrap_or(false),
         });

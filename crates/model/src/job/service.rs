@@ -39,8 +39,7 @@ pub struct ServiceSpec {
 pub struct Check {
     /// Unique in its service.
     pub name: String,
-    /// What is tried.
-    #[serde(flatten)]
+    /// What is tried. Not flattened: serde cannot refuse unknown keys beside a flattened one.
     pub kind: CheckKind,
     /// How often; at least 1 s.
     pub interval: Duration,
@@ -59,7 +58,7 @@ pub struct Check {
 
 /// What is tried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum CheckKind {
     /// A connection is accepted.
     Tcp,
