@@ -8,6 +8,7 @@ mod logs;
 mod machines;
 mod networks;
 mod node;
+mod planning;
 mod recovery;
 mod rest;
 mod sandboxes;
@@ -52,7 +53,7 @@ impl Scenario {
 }
 
 /// All of them, in the order they are shown.
-pub const SCENARIOS: [Scenario; 16] = [
+pub const SCENARIOS: [Scenario; 17] = [
     Scenario {
         id: "T1",
         title: "create from a warm pool, over REST",
@@ -200,6 +201,19 @@ pub const SCENARIOS: [Scenario; 16] = [
         promise: Some(Promise { words: "within 2 s", kept: |of| of(recovery::OURS).map(|s| s.max <= 2000.0) }),
         by_hand: false,
         run: || Box::pin(recovery::run()),
+    },
+    Scenario {
+        id: "PL",
+        title: "planning among 5,000 nodes and 20,000 instances",
+        method: "The planner alone, without a node or NATS: 5,000 simulated nodes in five datacenters run 200 jobs of 100 \
+                 instances, each job with two constraints, an affinity and a spread. From the call of `plan` for one job \
+                 to its return: a new job of 10 instances; a job of 100 that becomes one of 110; every job that had an \
+                 instance on a node that is lost, or on one that is emptied; a job with nothing to do; a new job of 1000. \
+                 Each plan is carried out before the next. Every node is looked at, none is left to chance. No rival plans \
+                 without its servers.",
+        promise: None,
+        by_hand: false,
+        run: || Box::pin(planning::run()),
     },
     Scenario {
         id: "N1000",
