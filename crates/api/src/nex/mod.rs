@@ -30,6 +30,8 @@ pub mod tags {
     pub const CPU_COUNT: &str = "nex.cpucount";
     /// `true` if workloads run without a sandbox.
     pub const UNSAFE: &str = "nex.unsafe";
+    /// What runs microVMs on this node, `kvm` or `tcg`, if it has them: ours, not Nex's.
+    pub const MICROVM: &str = "moat.microvm";
     /// `true` while the node takes no new workloads.
     pub const LAMEDUCK: &str = "nex.lameduck";
 }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use moat_model::units::format_bytes;
-use moat_node::Dirs;
 use moat_node::config::NodeConfig;
 use moat_node::guest::{self, GuestView, Wish};
 use owo_colors::Style;
@@ -62,12 +61,14 @@ pub struct ShowArgs {
 
 impl Place {
     fn dir(&self) -> Result<PathBuf, Failure> {
-        let config = match &self.config {
+        let mut config = match &self.config {
             Some(path) => NodeConfig::load(path)?,
             None => NodeConfig::default(),
         };
-        let data = self.data_dir.as_ref().unwrap_or(&config.data_dir);
-        Ok(Dirs::new(&config.run_dir, data).guest())
+        if let Some(dir) = &self.data_dir {
+            config.data_dir.clone_from(dir);
+        }
+        Ok(config.guest_dir())
     }
 }
 

@@ -164,7 +164,9 @@ impl Sandboxes {
         });
         shared.base.templates.set_users(Arc::new(users::Users::of(&shared)));
         let this = Self { shared };
-        this.sweep_machines().await?;
+        if let Err(error) = this.sweep_machines().await {
+            tracing::warn!(error = %error.chain(), "machines that nothing names are left over until the next start");
+        }
         this.unbind_lost().await;
         let (reaper, filler) = (this.clone(), this.clone());
         this.shared.tasks.spawn(async move { reaper.reap().await });

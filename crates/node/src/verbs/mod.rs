@@ -19,7 +19,7 @@ use bytes::Bytes;
 use moat_api::nex::{AuctionRequest, LameDuckResponse, ReplyType, envelope, tags};
 use moat_api::{Subjects, WireError};
 use moat_model::time::format_uptime;
-use moat_model::{Namespace, NodeId, Timestamp};
+use moat_model::{Isolation, Namespace, NodeId, Timestamp};
 
 use crate::artifact::ArtifactStore;
 use crate::clock;
@@ -81,6 +81,9 @@ impl Service {
         all.entry(tags::NODE_NAME.to_owned()).or_insert_with(|| name.unwrap_or_else(|| self.identity.nickname()));
         if self.config.unsafe_allowed() {
             all.insert(tags::UNSAFE.to_owned(), "true".to_owned());
+        }
+        if let Ok(offer) = self.workloads.engine().offer(Isolation::Microvm) {
+            all.insert(tags::MICROVM.to_owned(), offer.accelerator.unwrap_or("true").to_owned());
         }
         if self.in_lameduck() {
             all.insert(tags::LAMEDUCK.to_owned(), "true".to_owned());
