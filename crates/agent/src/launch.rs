@@ -100,6 +100,10 @@ pub struct JailConfig {
     pub binds: Vec<BindConfig>,
     /// Size of `/secrets`.
     pub secrets_bytes: u64,
+    /// It stays in the host's pid namespace, and sees the host's processes.
+    pub host_pid: bool,
+    /// It stays in the host's IPC namespace.
+    pub host_ipc: bool,
     /// A network somebody made for it; without one it gets a network namespace of its own with a loopback only.
     pub network: Option<JailNetwork>,
 }
@@ -178,6 +182,8 @@ pub struct AgentConfig {
     pub seccomp: Vec<Vec<u8>>,
     /// RLIMIT_NOFILE of every process.
     pub nofile: u64,
+    /// How soon the kernel chooses every process when memory is out, 0 to 1000. The agent itself stays at 0.
+    pub oom_score_adj: u16,
     /// TCP ports the agent listens on at 127.0.0.1; each connection becomes a `forward` stream to the daemon.
     pub forward_ports: Vec<u16>,
     /// Unacknowledged output kept for each stream of the main process.

@@ -46,6 +46,10 @@ pub fn check(spec: &SandboxSpec) -> Result<()> {
             "only a program without a sandbox works in a directory of the host: binds",
         ));
     }
+    if spec.oom_score_adj.is_some() {
+        let why = "a sandbox's programs compete for its own memory only: leave it out";
+        return Err(Error::new(ErrorKind::Unsupported, format!("oom_score_adj: {why}")));
+    }
     check_binds(spec)?;
     check_forwards(&spec.forwards)
 }

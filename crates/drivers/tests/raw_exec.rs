@@ -17,8 +17,8 @@ use moat_drivers::process::{ProcessConfig, ProcessDriver};
 use moat_engine::conformance::{Counted, HostProfile, run, update_document};
 use moat_engine::driver::{Driver, Recovered};
 use moat_model::network::{NetworkMode, NetworkSpec};
-use moat_model::spec::{Resources, RootSpec, Signal};
-use moat_model::{ErrorKind, Isolation, ProcessSpec, SandboxSpec};
+use moat_model::spec::{Bind, BindIds, HostNamespaces, Resources, RootSpec, Signal};
+use moat_model::{ErrorKind, Isolation, ProcessSpec, Resource, SandboxSpec};
 use moat_testkit::wait_until;
 
 /// A host for its directories and its lock, and a process driver on it.
@@ -207,7 +207,7 @@ fn r08_no_group_but_our_own() {
     assert!(error.chain().contains("../somebody"), "{}", error.chain());
 }
 
-/// R09: the daemon's own value does not come through, and nobody may ask for another.
+/// R09: the daemon's own value does not come through, and nobody asks for a lower one.
 #[tokio::test]
 async fn r09_oom_score_is_reset() {
     let Some(raw_host) = Raw::new("R09") else { return };
@@ -219,6 +219,12 @@ async fn r09_oom_score_is_reset() {
     fs::write("/proc/self/oom_score_adj", before.trim()).unwrap();
     assert_eq!(seen.ok(), "0");
     sandbox.end().await;
+
+    // A higher one is for the program alone: whoever looks after it is spared.
+    let sandbox = raw_host.start(SandboxSpec { oom_score_adj: Some(250), ..idle() }).await;
+    assert_eq!(sandbox.exec(&["cat", "/proc/self/oom_score_adj"]).await.ok(), "250");
+    assert_eq!(harness::read(format!("/proc/{}/oom_score_adj", sandbox.pid())).trim(), "0");
+    sandbox.end().await;
 }
 
 #[tokio::test]
@@ -227,6 +233,7 @@ async fn r10_memory_limited_and_unlimited() {
         cgroup_parent: CGROUP_PARENT.to_owned(),
         enabled: true,
         resources: Resources { memory_reserve_bytes: Some(64 << 20), ..Resources::default() },
+        ..ProcessConfig::default()
     };
     let Some(raw_host) = Raw::with("R10", reserve_only) else { return };
     let tree = Hierarchy::detect(CGROUP_PARENT).unwrap();
@@ -242,12 +249,68 @@ async fn r10_memory_limited_and_unlimited() {
         ("memory.limit_in_bytes", "memory.soft_limit_in_bytes", "9223372036854771712")
     };
     let limited = Resources { memory_bytes: Some(128 << 20), ..Resources::default() };
-    for (resources, expected) in [(limited, (128u64 << 20).to_string()), (Resources::default(), unlimited.to_owned())] {
+    let none = Resources { memory_bytes: Some(Resources::UNLIMITED), ..Resources::default() };
+    for (resources, expected) in [
+        (limited, (128u64 << 20).to_string()),
+        (Resources::default(), unlimited.to_owned()),
+        (none, unlimited.to_owned()),
+    ] {
         let sandbox = raw_host.start(SandboxSpec { resources, ..idle() }).await;
         assert_eq!(read(&sandbox, hard), expected);
         assert_eq!(read(&sandbox, soft), (64 << 20).to_string());
         sandbox.end().await;
     }
+}
+
+/// A task's directory is made before the program and stays after it.
+#[tokio::test]
+async fn r02_a_task_directory_that_was_there_before() {
+    let Some(raw_host) = Raw::new("R02 (task directory)") else { return };
+    let dir = raw_host.host.dir.path().join("task");
+    fs::create_dir_all(dir.join("local")).unwrap();
+    fs::copy(probe_artifact().path, dir.join("local/run")).unwrap();
+    fs::set_permissions(dir.join("local/run"), fs::Permissions::from_mode(0o644)).unwrap();
+    let spec = SandboxSpec { artifact: None, task_dir: Some(dir.clone()), ..idle() };
+    let sandbox = raw_host.start(spec.clone()).await;
+    assert_eq!(sandbox.exec(&["/bin/pwd"]).await.ok(), dir.to_str().unwrap());
+    assert_eq!(sandbox.exec(&["run", "args", "ran"]).await.ok(), "ran", "made executable, for it is the task's own");
+    let (own, place) = (sandbox.place.data_dir.clone(), sandbox.place.run_dir.clone());
+    sandbox.end().await;
+    assert!(dir.join("local/run").exists() && !own.exists() && !place.exists());
+
+    let link = raw_host.host.dir.path().join("link");
+    std::os::unix::fs::symlink(&dir, &link).unwrap();
+    for bad in [link, dir.join("absent"), dir.join("local/run")] {
+        let place = raw_host.host.place();
+        let error =
+            raw_host.driver.create(&place, &SandboxSpec { task_dir: Some(bad), ..spec.clone() }).await.unwrap_err();
+        assert!(error.doing.starts_with("task_dir: "), "{error}");
+        raw_host.driver.release(&Resource::Directory { path: place.run_dir.clone() }).await.unwrap();
+    }
+    let bind = Bind { source: dir.clone(), target: "/x".into(), read_only: true, ids: BindIds::Node };
+    for (field, spec) in [
+        ("binds", SandboxSpec { binds: vec![bind], ..spec.clone() }),
+        ("artifact", SandboxSpec { artifact: Some(probe_artifact()), ..spec.clone() }),
+        ("log_dir", SandboxSpec { log_dir: Some(dir.clone()), ..spec.clone() }),
+        ("host", SandboxSpec { host: HostNamespaces { pid: true, ipc: false }, ..spec.clone() }),
+        ("oom_score_adj", SandboxSpec { oom_score_adj: Some(1001), ..spec.clone() }),
+    ] {
+        let refusal = raw_host.driver.validate(&spec).unwrap_err();
+        assert!(refusal.doing.starts_with(&format!("{field}: ")), "{refusal}");
+    }
+}
+
+/// N05 without a sandbox: whoever asks afterwards learns that it was memory.
+#[tokio::test]
+async fn r10_a_program_over_its_memory_limit_is_killed_and_the_reason_known() {
+    let Some(raw_host) = Raw::new("R10 (out of memory)") else { return };
+    let resources = Resources { memory_bytes: Some(64 << 20), ..Resources::default() };
+    let sandbox = raw_host.start(SandboxSpec { resources, ..raw(&["probe", "alloc", "512"]) }).await;
+    sandbox.start_main().await;
+    assert_eq!(sandbox.wait_main().await.signal, Some(9));
+    assert!(raw_host.driver.usage(sandbox.record()).await.unwrap().oom_kills > 0);
+    assert!(sandbox.guest().hello().await.is_ok(), "the agent is spared");
+    sandbox.end().await;
 }
 
 /// Found again from its record alone, paused or not, with its output kept.

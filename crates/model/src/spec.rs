@@ -38,6 +38,13 @@ pub struct SandboxSpec {
     /// is looked up; the driver neither fills nor removes it. Only for isolation `process`. Set by the node, never by a user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_dir: Option<PathBuf>,
+    /// Namespaces of the host it is in instead of its own. Set by the node, never by a user.
+    #[serde(default, skip_serializing_if = "HostNamespaces::is_none")]
+    pub host: HostNamespaces,
+    /// How soon the kernel chooses its programs when the host's memory is out, 0 to 1000. Only for isolation `process`. Set by
+    /// the node, never by a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<u16>,
     /// The program it exists for; without one it idles until something is executed in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main: Option<ProcessSpec>,
@@ -89,6 +96,8 @@ impl SandboxSpec {
             log_dir: None,
             binds: Vec::new(),
             task_dir: None,
+            host: HostNamespaces::default(),
+            oom_score_adj: None,
             main: None,
             stop: StopSpec::default(),
             resources: Resources::default(),
@@ -310,6 +319,25 @@ pub struct Artifact {
     pub sha256: String,
 }
 
+/// Namespaces of the host a sandbox is in, where its operator allows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostNamespaces {
+    /// It sees the host's processes. It may send signals to, and look into, only those of its own ids.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pid: bool,
+    /// It shares System V objects and POSIX queues with the host's programs, as far as their permissions allow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipc: bool,
+}
+
+impl HostNamespaces {
+    /// All are its own.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Most binds of a sandbox: each is a mount the launcher makes.
 pub const BINDS_MAX: usize = 64;
 
@@ -476,7 +504,7 @@ impl From<Signal> for u8 {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
-    /// Hard memory limit, agent included. Swap is always zero.
+    /// Hard memory limit, agent included; [`Resources::UNLIMITED`] is none. Swap is always zero.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
     /// Memory protected from reclaim (soft limit); at most `memory_bytes`.
@@ -491,6 +519,9 @@ pub struct Resources {
     /// CPUs it may run on, in the kernel's list format (`0-1,4`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpuset: Option<String>,
+    /// That many CPUs nobody else runs on, of those the operator set aside; in place of `cpuset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u32>,
     /// Processes and threads, agent included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids_max: Option<u32>,
@@ -506,6 +537,9 @@ pub struct Resources {
 }
 
 impl Resources {
+    /// As `memory_bytes`: no limit but the host's.
+    pub const UNLIMITED: u64 = u64::MAX;
+
     /// These limits, and where they say nothing those of `beneath`.
     #[must_use]
     pub fn over(&self, beneath: &Self) -> Self {
@@ -515,6 +549,7 @@ impl Resources {
             cpu_weight: self.cpu_weight.or(beneath.cpu_weight),
             cpu_quota_millis: self.cpu_quota_millis.or(beneath.cpu_quota_millis),
             cpuset: self.cpuset.clone().or_else(|| beneath.cpuset.clone()),
+            cores: self.cores.or(beneath.cores),
             pids_max: self.pids_max.or(beneath.pids_max),
             disk_bytes: self.disk_bytes.or(beneath.disk_bytes),
             secrets_bytes: self.secrets_bytes.or(beneath.secrets_bytes),

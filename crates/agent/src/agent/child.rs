@@ -61,7 +61,7 @@ fn attempt(program: &Program, stdio: Stdio<'_>) -> Result<std::convert::Infallib
 
 /// Takes on a user and everything that confines programs here. Only for a forked child, which cannot go back.
 pub fn confine_as(confinement: &Confinement, user: &User, cwd: &CStr) -> Result<(), Failed> {
-    reset_oom_score().map_err(|e| (Step::OomScore, e))?;
+    set_oom_score(confinement.oom_score_adj).map_err(|e| (Step::OomScore, e))?;
     limit(confinement).map_err(|e| (Step::Limits, e))?;
     let keeps_capabilities = confinement.capabilities.is_some();
     change_user(user, keeps_capabilities).map_err(|e| (Step::User, e))?;
@@ -94,16 +94,16 @@ fn prepare(stdio: Stdio<'_>) -> Result<(), Errno> {
 }
 
 /// The agent may be protected from the kernel's choice of a victim; its children must not be.
-fn reset_oom_score() -> Result<(), Errno> {
+fn set_oom_score(wanted: u16) -> Result<(), Errno> {
     const PATH: &str = "/proc/self/oom_score_adj";
     let score = std::fs::read_to_string(PATH).map_err(|e| errno(&e))?;
-    if !score.trim_start().starts_with('-') {
+    if wanted == 0 && !score.trim_start().starts_with('-') {
         return Ok(());
     }
     // A process that is not dumpable does not own its files in /proc. Nothing secret is at stake for the moment this
     // lasts: attaching to this process would need every capability it has.
     set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-    let written = std::fs::write(PATH, "0").map_err(|e| errno(&e));
+    let written = std::fs::write(PATH, wanted.to_string()).map_err(|e| errno(&e));
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     written
 }

@@ -10,6 +10,7 @@ mod child;
 mod children;
 mod connect;
 mod exec;
+mod executable;
 mod failure;
 mod files;
 mod forward;

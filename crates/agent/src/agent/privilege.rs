@@ -8,11 +8,12 @@ use rustix::thread::{
     set_capabilities,
 };
 
-/// To start programs as other users, to signal them, to give them a terminal, to look their files up.
+/// To start programs as other users, to signal them, to give them a terminal, to look their files up and make them executable.
 const NEEDED: CapabilitySet = CapabilitySet::KILL
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::DAC_READ_SEARCH);
 
 /// Makes this process unreadable to those it watches over, the parent of orphans, and no stronger than it must be.

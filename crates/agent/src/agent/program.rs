@@ -26,6 +26,8 @@ pub struct Confinement {
     pub seccomp: Vec<Filter>,
     /// RLIMIT_NOFILE.
     pub nofile: u64,
+    /// How soon the kernel chooses it when memory is out, if that is not the agent's own.
+    pub oom_score_adj: u16,
     /// A sandbox, not the host: no core dumps, for they would be written by a helper of the host.
     pub sandboxed: bool,
     /// The control group whatever works for the user is born into; otherwise that of the agent.
@@ -42,6 +44,7 @@ impl Confinement {
             seccomp: seccomp
                 .ok_or_else(|| Failure::new(ErrorKind::Internal, "seccomp: not an array of sock_filter"))?,
             nofile: config.nofile,
+            oom_score_adj: config.oom_score_adj,
             sandboxed: config.task_dir.is_none(),
             group,
         })
@@ -84,6 +87,10 @@ impl Program {
     pub fn prepare(config: &AgentConfig, confinement: Rc<Confinement>, spec: &ProcessSpec) -> Result<Self, Failure> {
         let root = Path::new("/");
         let path = resolve(root, config.task_dir.as_deref(), spec.env.get("PATH").map(String::as_str), &spec.command)?;
+        let own = config.task_dir.as_deref().unwrap_or(root).join("local");
+        if let Ok(below) = path.strip_prefix(&own) {
+            super::executable::make(&own, below);
+        }
         let asked = spec.user.as_deref().unwrap_or(&config.default_user);
         let user = Database::read(root).find(asked)?;
         let cwd = match (&spec.cwd, &config.task_dir) {

@@ -5,15 +5,20 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
+use moat_agent::launch::JailConfig;
 use rustix::process::Pid;
 
 /// Everything a container has of its own but the cgroup namespace: that would begin at the cgroup of this process, and the
-/// copy is born into another one.
-pub const CONTAINER: i32 = WIRED_CONTAINER | libc::CLONE_NEWNET;
-
-/// The same for one that is born into a network namespace somebody made for it.
-pub const WIRED_CONTAINER: i32 =
-    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+/// copy is born into another one. It has no network namespace of its own if it is born into one somebody made for it.
+pub fn container(jail: &JailConfig) -> i32 {
+    let own = |namespace, own: bool| if own { namespace } else { 0 };
+    libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWUTS
+        | own(libc::CLONE_NEWPID, !jail.host_pid)
+        | own(libc::CLONE_NEWIPC, !jail.host_ipc)
+        | own(libc::CLONE_NEWNET, jail.network.is_none())
+}
 
 /// Which side of the call this is.
 #[derive(Debug)]

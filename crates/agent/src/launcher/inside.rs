@@ -60,7 +60,7 @@ pub fn enter(jail: &JailConfig, shown: Shown) -> Result<(), LaunchError> {
     mount::attach(&copy, here.as_fd()).map_err(at("root", Path::new(".")))?;
     let root = Tree::new(copy, Owner { uid: 0, gid: 0 });
     match shown {
-        Shown::Sandbox => kernel_file_systems(&root, jail.network.is_some())?,
+        Shown::Sandbox => kernel_file_systems(&root, There::of(jail))?,
         Shown::Processes => processes(&root)?,
     }
     masks(&root, &empty)?;
@@ -81,17 +81,34 @@ fn become_mapped_root() -> Result<(), LaunchError> {
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(failed)
 }
 
-/// File systems that show the namespaces of whoever mounts them. With a network that was made for it `/sys` is there
-/// already.
-pub fn kernel_file_systems(root: &Tree, wired: bool) -> Result<(), LaunchError> {
+/// File systems of the kernel that were shown while the root was built, because they are of somebody else's namespaces.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct There {
+    sys: bool,
+    proc: bool,
+    mqueue: bool,
+}
+
+impl There {
+    fn of(jail: &JailConfig) -> Self {
+        Self { sys: jail.network.is_some(), proc: jail.host_pid, mqueue: jail.host_ipc }
+    }
+}
+
+/// File systems that show the namespaces of whoever mounts them, but those that are there.
+pub fn kernel_file_systems(root: &Tree, there: There) -> Result<(), LaunchError> {
     let read_only = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
     let terminals = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", TTY_GROUP)];
-    mounted(root, "proc", "proc", &[], INERT)?;
-    if !wired {
+    if !there.proc {
+        mounted(root, "proc", "proc", &[], INERT)?;
+    }
+    if !there.sys {
         mounted(root, "sysfs", "sys", &[], read_only)?;
     }
-    mounted(root, "mqueue", "dev/mqueue", &[], INERT)?;
+    if !there.mqueue {
+        mounted(root, "mqueue", "dev/mqueue", &[], INERT)?;
+    }
     mounted(root, "devpts", "dev/pts", &pts, terminals)
 }
 

@@ -116,11 +116,7 @@ fn launch() -> Result<(), LaunchError> {
     let failed = |e: rustix::io::Errno| LaunchError::new("socketpair", e);
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
-    let namespaces = match &jail {
-        Some(JailConfig { network: Some(_), .. }) => clone::WIRED_CONTAINER,
-        Some(_) => clone::CONTAINER,
-        None => 0,
-    };
+    let namespaces = jail.as_ref().map_or(0, clone::container);
     match clone::clone3(namespaces, cgroup.as_ref().map(OwnedFd::as_fd)).map_err(|e| LaunchError::new("clone3", e))? {
         Side::Child => {
             drop(ours);

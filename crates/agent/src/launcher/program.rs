@@ -48,6 +48,9 @@ pub fn check(jail: Option<&JailConfig>, program: &ProgramConfig, came: Vec<Owned
     if !jail.layers.is_empty() {
         return refused("its root has no layers: it is shown host paths and binds".to_owned());
     }
+    if jail.host_pid || jail.host_ipc {
+        return refused("its namespaces are its own".to_owned());
+    }
     if program.uid == 0 || program.uid >= ID_COUNT {
         return refused(format!("user {}: it is one of 1 to {}", program.uid, ID_COUNT - 1));
     }

@@ -79,10 +79,26 @@ pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchE
         None => {}
     }
     devices::give(&root)?;
+    of_the_host(&root, jail)?;
     secrets(&root, jail.secrets_bytes, super::owner::of(&root, task_user, jail.uid_base)?)?;
     binds::show(&root, &jail.binds, jail.uid_base)?;
     rustix::process::fchdir(root.root()).map_err(|e| LaunchError::new("enter root", e))?;
     Ok(Assembled { notes, changes })
+}
+
+/// File systems that show namespaces of the host: only somebody who belongs there can mount them, so they are shown from it.
+fn of_the_host(root: &Tree, jail: &JailConfig) -> Result<(), LaunchError> {
+    for (shown, path) in [(jail.host_pid, "/proc"), (jail.host_ipc, "/dev/mqueue")] {
+        let path = Path::new(path);
+        // A host without message queues has none to share.
+        if !shown || !path.exists() {
+            continue;
+        }
+        let copy = mount::bind(CWD, path, Reach::One, INERT).map_err(at("host namespace", path))?;
+        let place = root.open(below(path)).map_err(at("host namespace", path))?;
+        mount::attach(&copy, place.as_fd()).map_err(at("host namespace", path))?;
+    }
+    Ok(())
 }
 
 /// Nothing mounted from here on shows on the host, and nothing the host mounts shows here.

@@ -184,7 +184,7 @@ fn furnish(assembled: &Assembled, setup: &GuestSetup) -> Result<(), LaunchError>
     names::give(root, own, &setup.identity).map_err(|e| LaunchError::new("names", e.message))?;
     devices::give(root)?;
     root::secrets(root, setup.secrets_bytes, owner::of(root, &setup.agent.default_user, 0)?)?;
-    inside::kernel_file_systems(root, false)?;
+    inside::kernel_file_systems(root, inside::There::default())?;
     let empty =
         own.directory(Path::new("empty"), Mode::from_raw_mode(0o555)).map_err(|e| LaunchError::new("masks", e))?;
     inside::masks(root, &empty)

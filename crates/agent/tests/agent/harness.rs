@@ -79,6 +79,8 @@ impl Sandbox {
             host_paths: host_paths.map(|path| HostPath { source: path.into(), target: path.into() }).to_vec(),
             binds: vec![],
             secrets_bytes: 1 << 20,
+            host_pid: false,
+            host_ipc: false,
             network: None,
         };
         Self::launch_in(Some(jail), |agent| {
@@ -105,6 +107,7 @@ impl Sandbox {
             seccomp: vec![],
             nofile: 1024,
             forward_ports: vec![],
+            oom_score_adj: 0,
             output_buffer_bytes: 1 << 20,
         };
         change(&mut agent);

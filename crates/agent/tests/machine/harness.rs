@@ -190,6 +190,7 @@ pub fn setup(root: GuestRoot, identity: Identity, unix_seconds: i64) -> GuestSet
             seccomp: vec![],
             nofile: 1024,
             forward_ports: vec![],
+            oom_score_adj: 0,
             output_buffer_bytes: 1 << 20,
         },
     }

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use moat_engine::driver::Place;
 use moat_engine::error::{Error, Result};
 use moat_model::SandboxSpec;
-use moat_model::spec::{BindIds, Resources};
+use moat_model::spec::{BindIds, HostNamespaces, Resources};
 use serde::{Deserialize, Serialize};
 
 /// Settings of the container driver.
@@ -27,6 +27,15 @@ pub struct ContainerConfig {
     pub resources: ResourceDefaults,
     /// Cgroup all sandboxes are below.
     pub cgroup_parent: String,
+    /// Sandboxes may be in the host's pid namespace. Set by the node, not by its file.
+    #[serde(skip)]
+    pub allow_host_pid: bool,
+    /// Sandboxes may be in the host's IPC namespace. Set by the node, not by its file.
+    #[serde(skip)]
+    pub allow_host_ipc: bool,
+    /// CPUs set aside for sandboxes that ask for whole ones, in the kernel's list format. Set by the node, not by its file.
+    #[serde(skip)]
+    pub exclusive_cpus: Option<String>,
     /// Host directories no sandbox may see, whatever `host_paths` says: the node's own. Set by the node, not by its file.
     #[serde(skip)]
     pub private_dirs: Vec<PathBuf>,
@@ -92,6 +101,9 @@ impl Default for ContainerConfig {
             allow_caps: ALLOW_CAPS.iter().map(|&c| c.to_owned()).collect(),
             resources: ResourceDefaults::default(),
             cgroup_parent: "moat".to_owned(),
+            allow_host_pid: false,
+            allow_host_ipc: false,
+            exclusive_cpus: None,
             private_dirs: Vec::new(),
             roots_dir: PathBuf::from("/run/moat/roots"),
         }
@@ -139,6 +151,19 @@ impl ContainerConfig {
                 "must leave the host's own ids alone: at least {DISK_IDS_MIN}, and {IDS} below the 32-bit edge"
             );
             return Err(Error::invalid("container.disk_ids", why));
+        }
+        Ok(())
+    }
+
+    /// Namespaces of the host are the operator's to give.
+    pub(super) fn check_host(&self, host: HostNamespaces) -> Result<()> {
+        for (asked, allowed, field) in [(host.pid, self.allow_host_pid, "pid"), (host.ipc, self.allow_host_ipc, "ipc")]
+        {
+            if asked && !allowed {
+                let why =
+                    format!("host.{field}: not allowed on this node: its operator can, with jobs.host_{field} = true");
+                return Err(Error::new(moat_model::ErrorKind::Denied, why));
+            }
         }
         Ok(())
     }
@@ -191,6 +216,7 @@ impl ResourceDefaults {
             cpu_weight: Some(self.cpu_weight),
             cpu_quota_millis: None,
             cpuset: None,
+            cores: None,
             pids_max: Some(self.pids_max),
             disk_bytes: Some(self.disk_bytes),
             secrets_bytes: Some(self.secrets_bytes),

@@ -92,7 +92,7 @@ impl ContainerDriver {
             );
             config.resources.nofile = nofile_ceiling;
         }
-        let hierarchy = Hierarchy::detect(&config.cgroup_parent)?;
+        let hierarchy = Hierarchy::detect(&config.cgroup_parent)?.with_exclusive(config.exclusive_cpus.as_deref())?;
         let kernel = capability::of_kernel();
         let ceiling = capability::parse("container.allow_caps", &config.allow_caps, kernel)?;
         let roots = Roots::new(config.roots_dir.clone());
@@ -231,6 +231,7 @@ impl Driver for ContainerDriver {
             let why = format!("root: images cannot be mounted here ({fact}): {}", fix.unwrap_or_default());
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
+        self.config.check_host(spec.host)?;
         self.capabilities(spec)?;
         validate::network_capabilities(spec, self.kernel)?;
         validate::limits(&spec.resources, &self.config.resources, self.nofile_ceiling)?;
@@ -249,6 +250,7 @@ impl Driver for ContainerDriver {
     }
 
     async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
+        self.config.check_host(spec.host)?;
         self.config.check_place(place, spec)?;
         let capabilities = self.capabilities(spec)?;
         let cgroup = cgroup_name(&place.id);

@@ -52,6 +52,8 @@ pub(super) fn launch_config(
             host_paths: host_paths(config, &spec.root),
             binds: binds(config, spec)?,
             secrets_bytes: spec.resources.secrets_bytes.unwrap_or(defaults.secrets_bytes),
+            host_pid: spec.host.pid,
+            host_ipc: spec.host.ipc,
             network: network(spec, prepared.network)?,
         }),
         payload: Payload::Agent(AgentConfig {
@@ -62,6 +64,7 @@ pub(super) fn launch_config(
             seccomp,
             nofile: spec.resources.nofile.unwrap_or(defaults.nofile),
             forward_ports: spec.forwards.iter().map(|forward| forward.listen_port).collect(),
+            oom_score_adj: 0,
             output_buffer_bytes: OUTPUT_BUFFER_BYTES,
         }),
     })

@@ -114,6 +114,8 @@ mod tests {
             log_dir: None,
             binds: Vec::new(),
             task_dir: None,
+            host: Default::default(),
+            oom_score_adj: None,
             main: None,
             stop: StopSpec::default(),
             resources: Resources::default(),

@@ -14,6 +14,9 @@ pub struct ProcessConfig {
     pub resources: Resources,
     /// Cgroup all workloads are below.
     pub cgroup_parent: String,
+    /// CPUs set aside for workloads that ask for whole ones, in the kernel's list format. Set by the node, not by its file.
+    #[serde(skip)]
+    pub exclusive_cpus: Option<String>,
 }
 
 impl Default for ProcessConfig {
@@ -25,7 +28,7 @@ impl Default for ProcessConfig {
             nofile: Some(65_536),
             ..Resources::default()
         };
-        Self { enabled: false, resources, cgroup_parent: "moat".to_owned() }
+        Self { enabled: false, resources, cgroup_parent: "moat".to_owned(), exclusive_cpus: None }
     }
 }
 

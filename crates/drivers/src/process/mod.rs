@@ -37,6 +37,8 @@ use user::Owner;
 
 /// Name it is registered and recorded under.
 const NAME: &str = "process";
+/// The kernel's own bound: the first to be chosen.
+const OOM_SCORE_MAX: u16 = 1000;
 /// Unacknowledged output kept for each stream of a main process; the program waits when it is full.
 const OUTPUT_BUFFER_BYTES: usize = 256 << 10;
 
@@ -52,7 +54,7 @@ pub struct ProcessDriver {
 impl ProcessDriver {
     /// A driver on this host. Fails where there are no cgroups: without them nothing could be ended for certain.
     pub fn new(config: ProcessConfig, binary: AgentBinary) -> Result<Self> {
-        let cgroups = Hierarchy::detect(&config.cgroup_parent)?;
+        let cgroups = Hierarchy::detect(&config.cgroup_parent)?.with_exclusive(config.exclusive_cpus.as_deref())?;
         Ok(Self { config, binary, cgroups, builds: Builds::default() })
     }
 
@@ -95,6 +97,7 @@ impl ProcessDriver {
                 seccomp: Vec::new(),
                 nofile: spec.resources.nofile.unwrap_or(nofile),
                 forward_ports: Vec::new(),
+                oom_score_adj: spec.oom_score_adj.unwrap_or(0),
                 output_buffer_bytes: OUTPUT_BUFFER_BYTES,
             }),
         }
@@ -157,6 +160,11 @@ impl Driver for ProcessDriver {
             && !cwd.starts_with('/')
         {
             return Err(Error::invalid("main.cwd", format!("{cwd:?} is not absolute")));
+        }
+        if let Some(score) = spec.oom_score_adj
+            && score > OOM_SCORE_MAX
+        {
+            return Err(Error::invalid("oom_score_adj", format!("{score} is not within 0 to {OOM_SCORE_MAX}")));
         }
         if let Some(nofile) = spec.resources.nofile
             && nofile > nofile_ceiling()
@@ -277,6 +285,7 @@ fn refuse_what_needs_a_sandbox(spec: &SandboxSpec) -> Result<()> {
         (spec.network.egress != EgressPolicy::default(), "network.egress", OF_THE_HOST),
         (!spec.network.publish.is_empty(), "network.publish", OF_THE_HOST),
         (spec.network.limits != NetworkLimits::default(), "network.limits", OF_THE_HOST),
+        (!spec.host.is_none(), "host", "without a sandbox every namespace is the host's"),
         (
             !spec.binds.is_empty(),
             "binds",

@@ -248,6 +248,8 @@ fn jail(config: &QemuConfig, found: &Found, start: &Start<'_>, mount_point: Path
         host_paths: host_paths.into_iter().map(|path| HostPath { source: path.clone(), target: path }).collect(),
         binds: vec![shown(&found.boot.guest.kernel(), KERNEL), shown(&found.boot.initramfs, INITRAMFS)],
         secrets_bytes: 0,
+        host_pid: false,
+        host_ipc: false,
         network: start.network.map(|network| JailNetwork {
             netns: network.netns.clone(),
             address: network.address,

@@ -40,6 +40,7 @@ pub fn guest_setup(place: &Place, spec: &SandboxSpec, defaults: &MachineDefaults
             seccomp: Vec::new(),
             nofile: spec.resources.nofile.unwrap_or(defaults.nofile),
             forward_ports: spec.forwards.iter().map(|forward| forward.listen_port).collect(),
+            oom_score_adj: 0,
             output_buffer_bytes: OUTPUT_BUFFER_BYTES,
         },
     })

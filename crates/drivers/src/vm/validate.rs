@@ -51,6 +51,12 @@ pub fn check(spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<()> {
     if !spec.binds.is_empty() {
         return unsupported("binds: a machine cannot show directories of the host".to_owned());
     }
+    if !spec.host.is_none() {
+        return unsupported("host: a machine has a kernel of its own, and no namespace of the host's".to_owned());
+    }
+    if spec.resources.cores.is_some() {
+        return unsupported("resources.cores: the threads of a machine share CPUs: cpu_quota_millis".to_owned());
+    }
     if spec.log_dir.is_some() {
         return unsupported("log_dir: a machine cannot show directories of the host".to_owned());
     }

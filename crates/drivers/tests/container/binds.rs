@@ -77,6 +77,18 @@ async fn files_of_the_nodes_directories_are_nobodys_on_the_host() {
     assert_eq!((suid.uid(), suid.gid(), suid.mode() & 0o7777), (disk_ids(), disk_ids(), 0o6755));
     assert_eq!(two.sh("stat -c %u /alloc/suid && /alloc/suid say 0 ran").await.ok(), "0\nran");
 
+    // What was fetched without the right to be executed is executed all the same, if it is the task's own.
+    let fetched = local.join("fetched");
+    fs::copy(probe_artifact().path, &fetched).unwrap();
+    chown(&fetched, Some(disk_ids() + 65_534), Some(disk_ids() + 65_534)).unwrap();
+    fs::set_permissions(&fetched, fs::Permissions::from_mode(0o644)).unwrap();
+    symlink("/alloc/probe", local.join("link")).unwrap();
+    fs::set_permissions(shared.join("probe"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(one.exec(&["fetched", "args", "ran"]).await.ok(), "ran");
+    assert_eq!(fs::metadata(&fetched).unwrap().mode() & 0o7777, 0o755);
+    assert!(one.exec_refused(&["link", "args", "ran"]).await.contains("permission denied"));
+    fs::set_permissions(shared.join("probe"), fs::Permissions::from_mode(0o755)).unwrap();
+
     // Logs cannot be written, replaced, or made writable, whatever the permissions say.
     fs::write(shared.join("logs/main"), "line").unwrap();
     chown(shared.join("logs/main"), Some(disk_ids()), Some(disk_ids())).unwrap();

@@ -132,7 +132,10 @@ fn n11_driver_level_cases() {
 
 #[test]
 fn n27_and_n28_are_not_of_this_driver() {
-    not_run("N27", "there are no denied id ranges: every id inside maps into the sandbox's own range");
+    not_run(
+        "N27 (driver)",
+        "every id inside maps into the sandbox's own range; denied ids are the node's to check, before there is a sandbox",
+    );
     not_run(
         "N28",
         "there is no no_pivot_root: the root is always a mount of its own, which pivot_root takes on any host",

@@ -129,7 +129,7 @@ async fn n34_only_its_own_processes_are_seen() {
     assert!(listed.iter().any(|p| p.pid == 1) && listed.iter().any(|p| p.command.starts_with("sleep")), "{listed:?}");
 }
 
-/// The agent is process 1 of every sandbox; there is no host mode.
+/// The agent is process 1 of every sandbox that does not ask for the host's processes.
 #[tokio::test]
 async fn n35_process_ids_begin_anew() {
     let Some(host) = Host::new("N35") else { return };

@@ -4,24 +4,83 @@ use std::fs;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 
+use moat_engine::driver::Driver as _;
 use moat_model::SandboxSpec;
-use moat_model::spec::{RootSpec, Security};
+use moat_model::spec::{HostNamespaces, RootSpec, Security};
 
 use crate::harness::*;
 
-/// There are no host modes for pid and ipc: a program that needs the host's namespaces is one for the process driver.
+/// Every namespace is its own, but for those of the host it asked for.
 #[tokio::test]
-async fn n01_every_namespace_is_its_own() {
-    let Some(host) = Host::new("N01") else { return };
-    let sandbox = host.sandbox(spec(RootSpec::Scratch)).await;
-    for kind in ["mnt", "pid", "ipc", "net", "uts", "cgroup", "user"] {
-        let link = |pid: String| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
-        assert_ne!(link(sandbox.pid().to_string()), link("self".to_owned()), "{kind}");
+async fn n01_every_namespace_is_its_own_but_those_asked_for() {
+    let Some(host) = Host::with("N01", shared()) else { return };
+    for (pid, ipc) in [(false, false), (false, true), (true, false), (true, true)] {
+        let sandbox = host.sandbox(SandboxSpec { host: HostNamespaces { pid, ipc }, ..spec(RootSpec::Host) }).await;
+        for kind in ["mnt", "pid", "ipc", "net", "uts", "cgroup", "user"] {
+            let link = |pid: String| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+            let shared = link(sandbox.pid().to_string()) == link("self".to_owned());
+            assert_eq!(shared, (kind == "pid" && pid) || (kind == "ipc" && ipc), "{kind} of {pid} {ipc}");
+        }
+        assert_eq!(
+            read(format!("/proc/{}/uid_map", sandbox.pid())).split_whitespace().collect::<Vec<_>>(),
+            ["0", &sandbox.place.uid_base.to_string(), "65536"]
+        );
+        // Programs start and end as ever, and what they leave behind goes with them.
+        assert_eq!(sandbox.sh("setsid sleep 1000 >/dev/null 2>&1 & echo started").await.stdout.trim(), "started");
+        sandbox.end().await;
     }
-    assert_eq!(
-        read(format!("/proc/{}/uid_map", sandbox.pid())).split_whitespace().collect::<Vec<_>>(),
-        ["0", &sandbox.place.uid_base.to_string(), "65536"]
-    );
+}
+
+/// With permission to ask for namespaces of the host.
+fn shared() -> moat_drivers::container::ContainerConfig {
+    moat_drivers::container::ContainerConfig { allow_host_pid: true, allow_host_ipc: true, ..config() }
+}
+
+#[tokio::test]
+async fn namespaces_of_the_host_are_the_operators_to_give() {
+    let Some(host) = Host::new("host namespaces") else { return };
+    for (asked, field) in [
+        (HostNamespaces { pid: true, ipc: false }, "host.pid: "),
+        (HostNamespaces { pid: false, ipc: true }, "host.ipc: "),
+    ] {
+        let spec = SandboxSpec { host: asked, ..spec(RootSpec::Host) };
+        let place = host.place();
+        for refusal in
+            [host.driver.validate(&spec).unwrap_err(), host.driver.create(&place, &spec).await.map(drop).unwrap_err()]
+        {
+            assert_eq!(refusal.kind, moat_model::ErrorKind::Denied);
+            assert!(refusal.doing.starts_with(field) && refusal.doing.contains("jobs."), "{refusal}");
+        }
+        assert!(!place.run_dir.exists());
+    }
+}
+
+/// Seeing the host's processes is not reaching them.
+#[tokio::test]
+async fn n35_the_hosts_processes_are_seen_and_not_reached() {
+    let Some(host) = Host::with("N35 (host)", shared()) else { return };
+    let asked = HostNamespaces { pid: true, ipc: true };
+    let sandbox =
+        host.sandbox(SandboxSpec { host: asked, artifact: Some(probe_artifact()), ..spec(RootSpec::Host) }).await;
+    let mine = std::process::id().to_string();
+    assert_eq!(sandbox.sh(&format!("cat /proc/{mine}/stat | cut -d' ' -f1")).await.ok(), mine);
+    let own: u32 = sandbox.sh("echo $$").await.ok().parse().unwrap();
+    assert!(own > 2, "{own}");
+    for (words, errno) in [
+        (["kill".to_owned(), mine.clone()], "EPERM"),
+        (["kill-hard".to_owned(), "1".to_owned()], "EPERM"),
+        (["ptrace".to_owned(), mine.clone()], "EPERM"),
+        (["open-read".to_owned(), format!("/proc/{mine}/environ")], "EACCES"),
+        (["open-read".to_owned(), format!("/proc/{mine}/root/etc/passwd")], "EACCES"),
+        (["open-write".to_owned(), "/proc/sys/kernel/hostname".to_owned()], "EACCES"),
+        (["open-write".to_owned(), format!("/proc/{mine}/oom_score_adj")], "EACCES"),
+        (["remount-rw".to_owned(), "/proc/sys".to_owned()], "EPERM"),
+        (["umount".to_owned(), "/proc".to_owned()], "EPERM"),
+    ] {
+        let tried = sandbox.exec_as("root", &["/local/probe", "try", &words[0], &words[1]]).await;
+        assert_eq!(tried.ok(), errno, "{words:?}");
+    }
+    sandbox.end().await;
 }
 
 #[tokio::test]

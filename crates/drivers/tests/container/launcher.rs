@@ -25,6 +25,8 @@ fn config(host: &Host) -> LaunchConfig {
             host_paths: Vec::new(),
             binds: Vec::new(),
             secrets_bytes: 4096,
+            host_pid: false,
+            host_ipc: false,
             network: None,
         }),
         payload: Payload::Agent(AgentConfig {
@@ -35,6 +37,7 @@ fn config(host: &Host) -> LaunchConfig {
             seccomp: Vec::new(),
             nofile: 64,
             forward_ports: Vec::new(),
+            oom_score_adj: 0,
             output_buffer_bytes: 4096,
         }),
     }

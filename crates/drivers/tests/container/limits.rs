@@ -47,10 +47,6 @@ async fn n03_memory_limit_is_in_the_cgroup_and_the_cgroup_goes() {
 
 #[tokio::test]
 async fn n04_reserve_and_hard_limit() {
-    moat_testkit::not_run(
-        "N04 (hard limit none)",
-        "a sandbox always has a hard limit: the node's default if it asks for none",
-    );
     let Some(host) = Host::new("N04") else { return };
     for (limit, reserve) in [(100, None), (200, Some(100))] {
         let sandbox = host.sandbox(SandboxSpec { resources: memory(limit, reserve), ..spec(RootSpec::Scratch) }).await;

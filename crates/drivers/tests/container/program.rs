@@ -62,6 +62,8 @@ fn config(host: &Host, args: &[&str]) -> LaunchConfig {
                 bind(read, "/read", true, false),
             ],
             secrets_bytes: 0,
+            host_pid: false,
+            host_ipc: false,
             network: None,
         }),
         payload: Payload::Program(ProgramConfig {

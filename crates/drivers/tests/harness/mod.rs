@@ -303,6 +303,8 @@ pub fn spec(root: RootSpec) -> SandboxSpec {
         log_dir: None,
         binds: Vec::new(),
         task_dir: None,
+        host: Default::default(),
+        oom_score_adj: None,
         main: None,
         stop: StopSpec::default(),
         resources: Resources::default(),

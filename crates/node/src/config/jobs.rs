@@ -143,7 +143,7 @@ impl IdRange {
 pub struct CapacityConfig {
     /// MHz of all cores.
     pub cpu_mhz: Option<u64>,
-    /// CPUs that may be given away whole, in the kernel's list format.
+    /// CPUs that are given away whole, in the kernel's list format.
     pub cores: Option<String>,
     /// Bytes of memory.
     pub memory_bytes: Option<u64>,

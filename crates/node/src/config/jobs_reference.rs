@@ -64,7 +64,12 @@ pub(super) const HOST_VOLUMES: &[Key] = &[
 
 pub(super) const CAPACITY: &[Key] = &[
     key("cpu_mhz", "number", "found", "MHz of all cores."),
-    key("cores", "CPU list", "all", "CPUs that may be given to one task whole."),
+    key(
+        "cores",
+        "CPU list",
+        "none",
+        "CPUs that are given whole to tasks with `cores`: no other container runs on them, and no other program without a sandbox.",
+    ),
     key("memory", "size", "found", "Memory."),
     key("disk", "size", "found", "Disk below `data_dir`."),
 ];

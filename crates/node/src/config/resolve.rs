@@ -296,6 +296,7 @@ fn resources(raw: RawResources) -> Result<Resources, Fault> {
         cpu_weight: raw.cpu_weight,
         cpu_quota_millis: raw.cpu_quota_millis,
         cpuset: raw.cpuset,
+        cores: None,
         pids_max: raw.pids_max,
         disk_bytes: raw.disk.map(|s| s.0),
         secrets_bytes: raw.secrets.map(|s| s.0),

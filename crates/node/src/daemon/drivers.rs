@@ -50,11 +50,15 @@ fn build(config: &NodeConfig, name: &str, binary: &AgentBinary) -> Result<Arc<dy
             container.roots_dir = config.run_dir.join("roots");
             container.private_dirs.extend(config.oci.cache_dir.clone());
             container.private_dirs.extend(config.machines.guest.machines_dir.clone());
+            container.allow_host_pid = config.jobs.host_pid;
+            container.allow_host_ipc = config.jobs.host_ipc;
+            container.exclusive_cpus.clone_from(&config.jobs.capacity.cores);
             Ok(Arc::new(ContainerDriver::new(container, binary.clone())?))
         }
         "process" => {
             let mut process = config.process.clone();
             process.enabled = true;
+            process.exclusive_cpus.clone_from(&config.jobs.capacity.cores);
             Ok(Arc::new(ProcessDriver::new(process, binary.clone())?))
         }
         "qemu" => machines::qemu(config, binary),

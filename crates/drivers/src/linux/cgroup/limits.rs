@@ -49,6 +49,8 @@ pub struct Limits {
     pub cpu_quota_millis: Option<u32>,
     /// Kernel list format.
     pub cpuset: Option<String>,
+    /// CPUs of its own, that many of those set aside.
+    pub cores: Option<u32>,
     /// Processes and threads.
     pub pids_max: Option<u32>,
     /// Device access.
@@ -70,7 +72,9 @@ impl Limits {
             memory_reserve_bytes: asked.memory_reserve_bytes.or(default_reserve),
             cpu_weight: asked.cpu_weight.or(defaults.cpu_weight),
             cpu_quota_millis: asked.cpu_quota_millis.or(defaults.cpu_quota_millis),
-            cpuset: asked.cpuset.clone().or_else(|| defaults.cpuset.clone()),
+            // The default is for those who do not ask for their own.
+            cpuset: asked.cpuset.clone().or_else(|| defaults.cpuset.clone().filter(|_| asked.cores.is_none())),
+            cores: asked.cores,
             pids_max: asked.pids_max.or(defaults.pids_max),
             devices: Devices::Any,
         }
@@ -134,7 +138,7 @@ pub(super) fn memory(limits: &Limits, v2: bool, host_swaps: bool) -> Vec<Setting
     let (hard, soft) = ("resources.memory_bytes", "resources.memory_reserve_bytes");
     let mut settings = Vec::new();
     if v2 {
-        settings.extend(limits.memory_bytes.map(|bytes| Setting::new(hard, "memory.max", bytes)));
+        settings.extend(limits.memory_bytes.map(|bytes| Setting::new(hard, "memory.max", or_none(bytes, "max"))));
         settings.extend(limits.memory_reserve_bytes.map(|bytes| Setting::new(soft, "memory.low", bytes)));
         // Without the file the kernel cannot account swap; that only matters if there is any.
         let swap = Setting::new(hard, "memory.swap.max", 0);
@@ -142,13 +146,19 @@ pub(super) fn memory(limits: &Limits, v2: bool, host_swaps: bool) -> Vec<Setting
     } else {
         settings.push(Setting::new(hard, "memory.swappiness", 0).if_present());
         if let Some(bytes) = limits.memory_bytes {
-            settings.push(Setting::new(hard, "memory.limit_in_bytes", bytes));
-            settings.push(Setting::new(hard, "memory.memsw.limit_in_bytes", bytes).if_present());
+            let bytes = or_none(bytes, "-1");
+            settings.push(Setting::new(hard, "memory.limit_in_bytes", &bytes));
+            settings.push(Setting::new(hard, "memory.memsw.limit_in_bytes", &bytes).if_present());
         }
         settings
             .extend(limits.memory_reserve_bytes.map(|bytes| Setting::new(soft, "memory.soft_limit_in_bytes", bytes)));
     }
     settings
+}
+
+/// A limit, or the kernel's word for none.
+fn or_none(bytes: u64, none: &str) -> String {
+    if bytes == Resources::UNLIMITED { none.to_owned() } else { bytes.to_string() }
 }
 
 /// Writes for the cpu controller.

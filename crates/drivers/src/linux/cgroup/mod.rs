@@ -17,6 +17,7 @@
 //!
 //! Start at [`Hierarchy::detect`].
 
+mod cores;
 mod freeze;
 mod kill;
 mod limits;
@@ -74,6 +75,14 @@ pub enum CgroupError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// All of it is taken.
+    #[error("{field}: {why}")]
+    Exhausted {
+        /// The field of the spec.
+        field: &'static str,
+        /// How much there is.
+        why: String,
+    },
     /// A limit below what is in use.
     #[error("{field}: {why}")]
     InUse {
@@ -115,6 +124,7 @@ impl CgroupError {
             Self::Refused { source, .. } if source.kind() == io::ErrorKind::InvalidInput => ErrorKind::InvalidSpec,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::NotFound,
             Self::Name(_) | Self::Refused { .. } | Self::Io { .. } => ErrorKind::Internal,
+            Self::Exhausted { .. } => ErrorKind::Exhausted,
             Self::InUse { .. } => ErrorKind::Conflict,
             Self::Deadline { .. } => ErrorKind::Deadline,
         }
@@ -132,6 +142,7 @@ impl From<CgroupError> for moat_engine::Error {
         match error {
             CgroupError::Invalid { field, why }
             | CgroupError::Unsupported { field, why }
+            | CgroupError::Exhausted { field, why }
             | CgroupError::InUse { field, why } => Self::new(kind, format!("{field}: {why}")),
             other => Self::caused_by(kind, "control group", other),
         }

@@ -106,6 +106,7 @@ fn all_limits() -> Limits {
         cpu_weight: Some(300),
         cpu_quota_millis: Some(1500),
         cpuset: Some("1-2".to_owned()),
+        cores: None,
         pids_max: Some(50),
         devices: Devices::Stock,
     }
@@ -330,6 +331,85 @@ fn spawn_in(tree: &Hierarchy, name: &str, script: &str) -> Child {
     let joined = || tree.existing(name).iter().all(|(_, dir)| kill::processes(dir).unwrap().contains(&pid));
     wait_until("the shell has joined", joined);
     child
+}
+
+#[test]
+fn cpus_are_set_aside_for_those_who_ask_for_whole_ones() {
+    let host = FakeHost::new().with_v1();
+    for bad in ["", "x", "3-2", "0-3", "9"] {
+        let error = host.hierarchy().with_exclusive(Some(bad)).unwrap_err();
+        assert!(error.to_string().starts_with("jobs.capacity.cores: "), "{bad}: {error}");
+    }
+    let tree = host.hierarchy().with_exclusive(Some("2-3")).unwrap();
+    let none = Limits::default;
+    tree.check(&Limits { cores: Some(2), ..none() }).unwrap();
+    tree.check(&Limits { cpuset: Some("0-1".to_owned()), ..none() }).unwrap();
+    for (field, limits) in [
+        ("resources.cores", Limits { cores: Some(0), ..none() }),
+        ("resources.cores", Limits { cores: Some(3), ..none() }),
+        ("resources.cores", Limits { cores: Some(1), cpuset: Some("0".to_owned()), ..none() }),
+        ("resources.cpuset", Limits { cpuset: Some("1-2".to_owned()), ..none() }),
+    ] {
+        let error = tree.check(&limits).unwrap_err();
+        assert!(error.to_string().starts_with(field), "{error}");
+    }
+    let error = host.hierarchy().check(&Limits { cores: Some(1), ..none() }).unwrap_err();
+    assert_eq!(error.kind(), moat_model::ErrorKind::Unsupported);
+    assert!(error.to_string().contains("jobs.capacity.cores"), "{error}");
+    let error = tree.tune("box", &Limits { cores: Some(1), ..none() }).unwrap_err();
+    assert!(error.to_string().starts_with("resources.cores: "), "{error}");
+    // Whoever asks for nothing runs on the rest.
+    tree.create("box", &Limits::default()).unwrap();
+    assert_eq!(host.reads("cpuset/moat/box.scope/cpuset.cpus"), "0,1");
+}
+
+/// N41 (cores): what says who has which is in the kernel, so no daemon that forgets gives one twice.
+#[tokio::test]
+async fn n41_whole_cpus_are_given_once_and_kept_from_the_others() {
+    let Some((tree, name)) = real("n41-cores") else { return };
+    let present = tree.cpus().unwrap().unwrap_or_default();
+    let Some(last) = present.last().filter(|_| present.len() > 1).map(u32::to_string) else {
+        return not_run("N41 (cores)", "needs two CPUs and a cpuset controller");
+    };
+    // As a daemon does, and the one after it.
+    let daemon = || tree.clone().with_exclusive(Some(&last)).unwrap();
+    let cpus = |name: &str| {
+        let (_, dir) = tree.group(Controller::Cpuset, name).unwrap();
+        limits::parse_cpu_list(&fs::read_to_string(dir.join("cpuset.cpus")).unwrap()).unwrap()
+    };
+    let (second, shared) = (format!("{name}-second"), format!("{name}-shared"));
+    let one = Limits { cores: Some(1), ..Limits::default() };
+    let own = limits::parse_cpu_list(&last).unwrap();
+    daemon().create(&name, &one).unwrap();
+    assert_eq!((cpus(&name), daemon().own_cpus(&name).unwrap()), (own.clone(), own.clone()));
+    // Making it again keeps it; nobody else gets it.
+    daemon().create(&name, &one).unwrap();
+    let error = daemon().create(&second, &one).unwrap_err();
+    assert_eq!(error.kind(), moat_model::ErrorKind::Exhausted, "{error}");
+    assert!(error.to_string().contains("0 of"), "{error}");
+    daemon().create(&shared, &Limits::default()).unwrap();
+    assert_eq!(cpus(&shared), present.difference(&own).copied().collect());
+    assert!(daemon().own_cpus(&shared).unwrap().is_empty());
+    // Gone with the group, whoever removed it.
+    tree.remove(&name).await.unwrap();
+    daemon().create(&second, &one).unwrap();
+    assert_eq!(cpus(&second), own);
+    for name in [&second, &shared] {
+        tree.remove(name).await.unwrap();
+    }
+}
+
+/// N04 (hard limit none), on a real host too in R10.
+#[test]
+fn unlimited_memory_is_said_in_the_kernels_words() {
+    let limits = Limits { memory_bytes: Some(Resources::UNLIMITED), ..Limits::default() };
+    let host = FakeHost::new().with_v1();
+    host.hierarchy().create("box", &limits).unwrap();
+    assert_eq!(host.reads("memory/moat/box.scope/memory.limit_in_bytes"), "-1");
+    assert_eq!(host.reads("memory/moat/box.scope/memory.memsw.limit_in_bytes"), "-1");
+    let host = FakeHost::new().with_v2("", "cpuset cpu io memory pids");
+    host.hierarchy().create("box", &limits).unwrap();
+    assert_eq!(host.reads("moat.slice/box.scope/memory.max"), "max");
 }
 
 fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use super::limits::{self, Devices, Limits, Setting};
 use super::mounts::{Controller, Layout, Mounts};
-use super::{CgroupError, Result};
+use super::{CgroupError, Result, cores};
 
 /// The control groups of this host, and our place in them.
 #[derive(Debug, Clone)]
 pub struct Hierarchy {
     mounts: Mounts,
     parent: String,
+    /// CPUs for groups that ask for some of their own; empty if none are set aside.
+    pub(super) exclusive: BTreeSet<u32>,
 }
 
 /// A group in one hierarchy.
@@ -33,7 +35,7 @@ impl Hierarchy {
 
     pub(super) fn from_mountinfo(text: &str, parent: &str) -> Result<Self> {
         check_name(parent)?;
-        Ok(Self { mounts: Mounts::parse(text)?, parent: parent.to_owned() })
+        Ok(Self { mounts: Mounts::parse(text)?, parent: parent.to_owned(), exclusive: BTreeSet::new() })
     }
 
     /// Which kind of host this is.
@@ -49,6 +51,7 @@ impl Hierarchy {
     /// Says which limit this host cannot apply. Changes nothing.
     pub fn check(&self, limits: &Limits) -> Result<()> {
         limits.check()?;
+        self.check_cores(limits)?;
         let needs = [
             ("resources.memory_bytes", limits.memory_bytes.is_some(), Controller::Memory),
             ("resources.memory_reserve_bytes", limits.memory_reserve_bytes.is_some(), Controller::Memory),
@@ -72,14 +75,18 @@ impl Hierarchy {
             field,
             why: format!("{list:?} is not a list of CPUs such as 0-1,4"),
         })?;
-        let Some((version, mount)) = self.home(Controller::Cpuset) else { return Ok(()) };
-        let file = mount.join(if version == Version::Two { "cpuset.cpus.effective" } else { "cpuset.cpus" });
-        let present = read(&file)?;
-        let present = limits::parse_cpu_list(&present).unwrap_or_default();
+        let Some(present) = self.cpus()? else { return Ok(()) };
         match asked.difference(&present).next() {
             None => Ok(()),
             Some(cpu) => Err(CgroupError::Invalid { field, why: format!("CPU {cpu} does not exist on this host") }),
         }
+    }
+
+    /// CPUs there are, where they can be given out.
+    pub(super) fn cpus(&self) -> Result<Option<BTreeSet<u32>>> {
+        let Some((version, mount)) = self.home(Controller::Cpuset) else { return Ok(None) };
+        let file = mount.join(if version == Version::Two { "cpuset.cpus.effective" } else { "cpuset.cpus" });
+        Ok(Some(limits::parse_cpu_list(&read(&file)?).unwrap_or_default()))
     }
 
     /// Makes the group and applies its limits. Making one that exists applies the limits again. A failure may leave parts
@@ -87,6 +94,18 @@ impl Hierarchy {
     pub fn create(&self, name: &str, limits: &Limits) -> Result<()> {
         check_name(name)?;
         self.check(limits)?;
+        if self.exclusive.is_empty() {
+            return self.make(name, limits);
+        }
+        let mut given = limits.clone();
+        // Held until the group says which it has: whoever chooses next finds it.
+        let _turn = cores::turn();
+        given.cpuset = Some(self.cpus_for(name, limits)?);
+        self.make(name, &given)?;
+        if limits.cores.is_some() { self.mark(name, given.cpuset.as_deref().unwrap_or_default()) } else { Ok(()) }
+    }
+
+    fn make(&self, name: &str, limits: &Limits) -> Result<()> {
         for (version, mount) in self.hierarchies(limits) {
             let parent = self.parent_dir(version, &mount);
             if !parent.join("cgroup.procs").exists() {

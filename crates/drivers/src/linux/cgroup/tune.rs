@@ -16,6 +16,10 @@ impl Hierarchy {
     pub fn tune(&self, name: &str, limits: &Limits) -> Result<()> {
         check_name(name)?;
         self.check(limits)?;
+        if limits.cores.is_some() {
+            let why = "CPUs of its own are given to a sandbox when it is made: make a new one".to_owned();
+            return Err(CgroupError::Unsupported { field: "resources.cores", why });
+        }
         // What may fail goes first.
         if let Some((version, dir)) = self.group(Controller::Memory, name) {
             memory(version, &dir, limits)?;
