@@ -1,5 +1,7 @@
 //! Expressions and their values.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails should say where")]
+
 use std::collections::BTreeMap;
 
 use moat_formats::nomad::parse;

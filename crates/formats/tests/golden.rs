@@ -1,5 +1,7 @@
 //! Whole files and the jobs they are, every default filled in.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails should say where")]
+
 use moat_formats::nomad::{parse, rules};
 use moat_formats::{Inputs, Nothing};
 use moat_model::job::Job;

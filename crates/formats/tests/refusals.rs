@@ -1,5 +1,7 @@
 //! What is refused, and in which words: the snapshot is what users see.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails should say where")]
+
 use std::fmt::Write as _;
 
 use moat_formats::nomad::{client, parse};

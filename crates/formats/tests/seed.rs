@@ -1,5 +1,7 @@
 //! The job files and client configurations users have, unchanged.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails should say where")]
+
 use moat_formats::nomad::{client, parse};
 use moat_formats::{Inputs, Nothing};
 use moat_model::job::{Job, TaskDriver};
