@@ -17,6 +17,7 @@ use moat_model::network::{NetworkMode, NetworkSpec};
 use moat_model::spec::{ExecSpec, MachineSnapshot, Resources, RootSpec};
 use moat_model::{Isolation, Namespace, ProcessSpec, SandboxId, SandboxSpec, Timestamp};
 use moat_testkit::HostLock;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 /// Cgroup all sandboxes of these tests are below.
@@ -278,12 +279,14 @@ pub fn stub(dir: &Path, name: &str) -> PathBuf {
 /// A guest that a stand-in boots.
 fn guest(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
-    fs::write(dir.join("vmlinux"), b"\x7fELF and nothing more").unwrap();
-    fs::write(dir.join("modules.cpio"), b"").unwrap();
+    let (kernel, modules): (&[u8], &[u8]) = (b"\x7fELF and nothing more", b"");
+    fs::write(dir.join("vmlinux"), kernel).unwrap();
+    fs::write(dir.join("modules.cpio"), modules).unwrap();
+    let digest = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let image = GuestImage {
         kernel_version: "6.1.0-stand-in".to_owned(),
-        kernel_sha256: "k".repeat(64),
-        modules_sha256: "m".repeat(64),
+        kernel_sha256: digest(kernel),
+        modules_sha256: digest(modules),
         modules: Vec::new(),
         absent: Vec::new(),
         pvh: false,
