@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use moat_engine::error::{Error, Result};
 use moat_model::spec::{
-    Artifact, BINDS_MAX, Forward, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, RootLayer, RootSpec,
+    Artifact, BINDS_MAX, BindIds, Forward, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, RootLayer, RootSpec,
 };
 use moat_model::{ErrorKind, Resource, SandboxSpec};
 
@@ -66,7 +66,10 @@ fn check_binds(spec: &SandboxSpec) -> Result<()> {
         check_path("binds.source", &bind.source)?;
         check_path("binds.target", &bind.target)?;
         let target = bind.target.display();
-        if let Some(own) = COVERED.iter().find(|own| bind.target.starts_with(own)) {
+        // Secrets the node made before the sandbox was, on a file system in memory of its own: they stand instead of its.
+        let made_before = bind.ids == BindIds::Node && bind.target == Path::new("/secrets");
+        let covered = COVERED.iter().find(|own| bind.target.starts_with(own));
+        if let Some(own) = covered.filter(|_| !made_before) {
             return Err(Error::invalid("binds.target", format!("{target}: {own} is the sandbox's own")));
         }
         if !targets.insert(&bind.target) {

@@ -55,6 +55,21 @@ impl Dirs {
         self.data.join("artifacts")
     }
 
+    /// Directories of allocations, `<id>` each, beside those of sandboxes.
+    pub fn allocations(&self) -> PathBuf {
+        self.data.join("alloc")
+    }
+
+    /// What becomes of allocations, `<id>.json`. They hold environments in clear text: 0700.
+    pub fn allocation_records(&self) -> PathBuf {
+        self.data.join("allocations")
+    }
+
+    /// Fetched artifacts of tasks by checksum.
+    pub fn fetched(&self) -> PathBuf {
+        self.data.join("fetched")
+    }
+
     /// Template records, `<name>.json`.
     pub fn templates(&self) -> PathBuf {
         self.data.join("templates")

@@ -5,6 +5,7 @@
 
 mod retention;
 mod state;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -23,10 +24,12 @@ use tokio::sync::{Notify, watch};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::events::{Attempt, Fact, Outbox};
-use crate::logfile::{Rotation, WorkloadLog, WorkloadRef};
+use crate::logfile::{Rotation, TaskLog, WorkloadLog, WorkloadRef};
 
 pub use retention::Retention;
 use state::{State, Told};
+pub use tasks::TaskOutput;
+use tasks::Tasks;
 
 /// Where an outlet keeps things, and how much.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +67,8 @@ struct Inner {
     config: OutletConfig,
     outbox: Outbox,
     state: State,
+    /// Output of tasks of allocations.
+    tasks: Tasks,
     /// Changes when a workload gets something to publish.
     news: watch::Sender<u64>,
     /// A publisher is connected and gets its batches confirmed.
@@ -88,10 +93,13 @@ impl NodeOutlet {
             move || State::open(&config)
         })
         .await?;
+        let tasks = Tasks::open(&config.binding_dir.join("tasks"))
+            .map_err(|e| Error::caused_by(ErrorKind::Unavailable, "find the output of tasks", e))?;
         let inner = Inner {
             config,
             outbox,
             state,
+            tasks,
             news: watch::Sender::new(0),
             publishing: watch::Sender::new(false),
             judge: OnceLock::new(),
@@ -123,6 +131,29 @@ impl NodeOutlet {
         blocking(&doing, move || inner.state.bind(&inner.config, sandbox, workload, attempt)).await?;
         self.inner.news.send_modify(|n| *n += 1);
         Ok(())
+    }
+
+    /// From now on the output of `sandbox` is output of a task. Kept before it returns. Call it before the sandbox is created.
+    pub async fn bind_task(&self, sandbox: SandboxId, output: TaskOutput) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        blocking("bind a sandbox to its task", move || inner.tasks.bind(sandbox, output)).await
+    }
+
+    /// The sandbox of a task is gone for good; its output stays.
+    pub async fn unbind_task(&self, sandbox: &SandboxId) -> Result<()> {
+        let (inner, sandbox) = (Arc::clone(&self.inner), sandbox.clone());
+        blocking("unbind a sandbox from its task", move || inner.tasks.unbind(&sandbox)).await
+    }
+
+    /// Sandboxes whose output is a task's.
+    pub fn task_sandboxes(&self) -> Vec<SandboxId> {
+        self.inner.tasks.sandboxes()
+    }
+
+    /// What a task wrote.
+    pub async fn task_log(&self, output: TaskOutput) -> Result<Arc<TaskLog>> {
+        let inner = Arc::clone(&self.inner);
+        blocking("open the output of a task", move || inner.tasks.log(&output)).await
     }
 
     /// The sandbox is gone for good; its output stays. Unknown sandboxes are unbound already.
@@ -195,6 +226,11 @@ impl NodeOutlet {
         blocking("delete old log files", move || inner.state.sweep(&inner.config, clock::now())).await
     }
 
+    async fn task_log_of(&self, sandbox: &SandboxId) -> moat_engine::Result<Option<Arc<TaskLog>>> {
+        let Some(output) = self.inner.tasks.output_of(sandbox) else { return Ok(None) };
+        self.task_log(output).await.map(Some).map_err(engine_error)
+    }
+
     fn binding(&self, sandbox: &SandboxId) -> moat_engine::Result<(WorkloadRef, Arc<WorkloadLog>)> {
         let unbound = || moat_engine::Error::new(ErrorKind::NotFound, format!("find the workload of {sandbox}"));
         let binding = self.inner.state.binding(sandbox).ok_or_else(unbound)?;
@@ -225,10 +261,16 @@ impl NodeOutlet {
 #[async_trait]
 impl Outlet for NodeOutlet {
     async fn position(&self, id: &SandboxId) -> moat_engine::Result<Offsets> {
+        if let Some(log) = self.task_log_of(id).await? {
+            return Ok(log.written(id));
+        }
         Ok(self.binding(id)?.1.written(id))
     }
 
     async fn append(&self, id: &SandboxId, stream: StreamName, offset: u64, bytes: Bytes) -> moat_engine::Result<()> {
+        if let Some(log) = self.task_log_of(id).await? {
+            return tasks::append(log, id.clone(), stream, offset, bytes).await;
+        }
         let (_, log) = self.binding(id)?;
         log.append(id, stream, offset, bytes, self.inner.publishing.subscribe()).await.map_err(engine_error)
     }

@@ -1,17 +1,14 @@
 //! What the rest of the node asks of allocations, and what it is told.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use moat_agent::protocol::StreamName;
 use moat_model::job::{AllocStatus, Allocation, Job, TaskGroup};
-use moat_model::{Namespace, SandboxId, Timestamp};
+use moat_model::{ErrorKind, Namespace, SandboxId, Timestamp};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What the controller wants of one instance, and the version of the job it is an instance of.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,56 +131,11 @@ pub trait Directory: Send + Sync + std::fmt::Debug {
 
     /// A value of the namespace's key-value bucket.
     async fn key(&self, namespace: &Namespace, key: &str) -> Result<Option<String>>;
-}
 
-/// What the operator sets for tasks of jobs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
-    /// Ports of the node given to tasks, the first and the last.
-    pub ports: (u16, u16),
-    /// Variables of the daemon's own environment that tasks get, by name.
-    pub host_env: Vec<String>,
-    /// Longest `kill_timeout`.
-    pub kill_timeout_max: Duration,
-    /// Host volumes by name.
-    pub host_volumes: BTreeMap<String, HostPath>,
-    /// Functions of templates nobody may call, besides those that do not exist here.
-    pub template_denied: Vec<String>,
-    /// How often what a template looked up is looked up again.
-    pub template_poll: Duration,
-    /// Network of tasks whose group says nothing, or `bridge`.
-    pub network: moat_model::network::NetworkMode,
-    /// Most allocations, ended ones not counted.
-    pub allocations_max: usize,
-    /// MHz of one core, by which shares are counted.
-    pub mhz_per_core: u32,
-    /// Nobody may execute anything in a task.
-    pub exec_disabled: bool,
-}
-
-/// A path the operator offers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPath {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// It may not be written.
-    pub read_only: bool,
-}
-
-impl Default for Terms {
-    fn default() -> Self {
-        Self {
-            ports: (20_000, 32_000),
-            host_env: ["PATH", "LANG", "TERM", "TZ"].map(str::to_owned).to_vec(),
-            kill_timeout_max: Duration::from_secs(30),
-            host_volumes: BTreeMap::new(),
-            template_denied: Vec::new(),
-            template_poll: Duration::from_secs(2),
-            network: moat_model::network::NetworkMode::Internet,
-            allocations_max: 1000,
-            mhz_per_core: 1000,
-            exec_disabled: false,
-        }
+    /// A file holding an object of an object store, for artifacts `nats://bucket/key`.
+    async fn object(&self, namespace: &Namespace, bucket: &str, key: &str) -> Result<std::fs::File> {
+        let what = format!("nats://{bucket}/{key}: namespace {namespace} has no object store here; use http");
+        Err(Error::new(ErrorKind::Unsupported, what))
     }
 }
 

@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! lock of run_dir -> place of the network -> identity -> outbox, outlet -> drivers -> engine (recovers) -> workloads (recover)
-//!   -> images, templates -> sandboxes, pools -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics, REST -> node_started -> autostart, heartbeat
+//!   -> images, templates -> sandboxes, pools -> allocations (recover) -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics, REST -> node_started -> autostart, heartbeat
 //! ```
 //!
 //! It ends in phases, each with a budget and a line in the log: no more requests; those taken are answered; workloads are
 //! let go of (or stopped, if the operator said so); what is to be told is told; exit. A second call for shutdown does not
 //! exist: whoever cannot wait kills the process, and nothing is lost by that either.
 
+mod allocations;
 mod drivers;
 mod machines;
 mod services;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -20,10 +22,13 @@ use std::time::Duration;
 use moat_api::Subjects;
 use moat_engine::pool::Pool;
 use moat_engine::{Engine, EngineConfig, Registry};
+use moat_model::job::NodeFacts;
+use moat_model::job::cluster::Capacity;
 use moat_model::{Isolation, NodeId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::allocations::Allocations;
 use crate::api_keys::ApiKeys;
 use crate::artifact::ArtifactStore;
 use crate::clock;
@@ -86,6 +91,7 @@ pub struct Node {
     engine: Engine,
     templates: Templates,
     sandboxes: Sandboxes,
+    allocations: Allocations,
     keys: Arc<ApiKeys>,
     intake: Intake,
     streams: StreamServer,
@@ -150,7 +156,7 @@ impl Node {
             limits: config.limits,
             ready: ready.clone(),
         };
-        let workloads = Workloads::open(&dirs.workloads(), base, found).await?;
+        let workloads = Workloads::open(&dirs.workloads(), base, found.clone()).await?;
         let (started_at, lameduck) = (clock::now(), Arc::new(AtomicBool::new(false)));
         let keys = Arc::new(ApiKeys::open(&dirs.api_keys())?);
         let templates = services::templates(&config, &dirs, engine.clone())?;
@@ -177,6 +183,17 @@ impl Node {
         };
         let sandboxes = Sandboxes::open(foundation).await?;
         templates.go_on();
+        let parts = allocations::Parts {
+            node: node.clone(),
+            facts: facts(&config, &node, &identity),
+            engine: engine.clone(),
+            outlet: outlet.clone(),
+            templates: templates.clone(),
+            networks: Arc::clone(&networks),
+            found,
+            fenced: false,
+        };
+        let allocations = allocations::open(&config, &dirs, parts).await?;
 
         let connection = Connection::open(&config.nats, &node).await?;
         let telling = CancellationToken::new();
@@ -241,6 +258,7 @@ impl Node {
             engine,
             templates,
             sandboxes,
+            allocations,
             keys,
             intake,
             streams,
@@ -273,6 +291,11 @@ impl Node {
     /// Its sandboxes of the API.
     pub fn sandboxes(&self) -> &Sandboxes {
         &self.sandboxes
+    }
+
+    /// Instances of jobs that run here.
+    pub fn allocations(&self) -> &Allocations {
+        &self.allocations
     }
 
     /// Its templates and images.
@@ -324,6 +347,7 @@ impl Node {
         }
         tracing::info!(left_running = service.workloads.live().len(), "shutting down: letting go of the workloads");
         within("let go of the workloads", DETACH_BUDGET, service.workloads.detach()).await;
+        within("let go of the allocations", DETACH_BUDGET, self.allocations.detach()).await;
         within("end the warm-ups", DETACH_BUDGET, self.templates.close()).await;
         within("let go of the sandboxes of the API", DETACH_BUDGET, self.sandboxes.close()).await;
         let left = self.engine.list().len();
@@ -362,6 +386,27 @@ impl Node {
 async fn within(doing: &str, budget: Duration, work: impl Future<Output = ()>) {
     if tokio::time::timeout(budget, work).await.is_err() {
         tracing::warn!(budget_secs = budget.as_secs(), "shutting down: gave up to {doing}");
+    }
+}
+
+/// What the node says of itself to tasks.
+fn facts(config: &NodeConfig, node: &NodeId, identity: &Identity) -> NodeFacts {
+    let jobs = &config.jobs;
+    let reserved = jobs.reserved.ports.iter().flat_map(|range| range.first()..=range.last());
+    NodeFacts {
+        id: node.clone(),
+        name: config.name.clone().unwrap_or_else(|| identity.nickname()),
+        datacenter: jobs.datacenter.clone(),
+        region: jobs.region.clone(),
+        class: jobs.class.clone(),
+        pool: jobs.pool.clone(),
+        attributes: BTreeMap::from([("cpu.arch".to_owned(), verbs::host::arch().to_owned())]),
+        meta: jobs.meta.clone(),
+        capacity: Capacity::default(),
+        host_volumes: BTreeMap::new(),
+        reserved_ports: reserved.collect(),
+        version: VERSION.to_owned(),
+        http: None,
     }
 }
 

@@ -17,6 +17,7 @@ mod index;
 mod reader;
 mod rotation;
 mod stream_log;
+mod task_log;
 #[cfg(test)]
 mod tests;
 mod workload_log;
@@ -24,6 +25,7 @@ mod workload_log;
 pub use reader::{Piece, Reader, TAIL_LINES_MAX, tail_position};
 pub use rotation::Rotation;
 pub use stream_log::{Progress, StreamLog};
+pub use task_log::TaskLog;
 pub(crate) use workload_log::inspect;
 pub use workload_log::{Cursor, WorkloadLog, WorkloadRef};
 

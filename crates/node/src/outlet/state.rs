@@ -205,7 +205,7 @@ impl Tables {
     }
 }
 
-fn make_private(dir: &Path) -> io::Result<()> {
+pub(super) fn make_private(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
@@ -256,7 +256,7 @@ fn dir_bytes(dir: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -1,0 +1,141 @@
+use moat_engine::fake::FakeConfig;
+use moat_model::job::TaskPhase;
+
+use super::*;
+
+fn world() -> FakeWorld {
+    FakeWorld::new(FakeConfig::default())
+}
+
+#[tokio::test]
+async fn j01_a_service_is_started_again_until_its_restarts_are_used_up() {
+    let (dir, world) = (tempfile::tempdir().unwrap(), world());
+    let bed = Bed::fake(dir.path(), &world, false).await;
+    let job = job(JobType::Service, group(vec![sh("main", "echo once; exit 3")]));
+    bed.allocations.assign(assignment(1, &job)).await.unwrap();
+    let view = bed.until(1, ClientStatus::Failed).await;
+    let task = &view.status.tasks["main"];
+    assert_eq!((task.restarts, task.failed, task.phase), (2, true, TaskPhase::Dead));
+    assert_eq!(task.exit.unwrap().code, 3);
+    let kinds: Vec<&str> = task.events.iter().map(|event| event.kind.as_str()).collect();
+    assert!(kinds.ends_with(&["Terminated", "Not Restarting"]), "{kinds:?}");
+    let log = async || (bed.log(1, "main").await == "once\nonce\nonce\n").then_some(());
+    wait_until(SOON, "each start wrote its line", log).await.unwrap();
+    wait_until(SOON, "no sandbox is left", async || bed.engine.list().is_empty().then_some(())).await.unwrap();
+    bed.allocations.forget(&alloc_id(1)).await.unwrap();
+    assert!(!dir.path().join("alloc").join(alloc_id(1).as_str()).exists());
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn assignments_are_taken_once_and_by_generation() {
+    let (dir, world) = (tempfile::tempdir().unwrap(), world());
+    let bed = Bed::fake(dir.path(), &world, false).await;
+    let job = job(JobType::Service, group(vec![sh("main", "sleep 1000")]));
+    let wanted = assignment(1, &job);
+    let mut statuses = bed.allocations.statuses();
+    for _ in 0..3 {
+        bed.allocations.assign(wanted.clone()).await.unwrap();
+    }
+    let view = bed.until(1, ClientStatus::Running).await;
+    assert_eq!(world.alive().len(), 1);
+    let told = statuses.next().await;
+    assert_eq!(told.len(), 1, "the latest only");
+    let stop = stopped(&wanted, false);
+    bed.allocations.assign(stop.clone()).await.unwrap();
+    bed.until(1, ClientStatus::Complete).await;
+    bed.allocations.assign(wanted).await.unwrap();
+    assert_eq!(bed.allocations.get(&alloc_id(1)).unwrap().status.generation, 2, "older ones are ignored");
+    assert!(bed.allocations.forget(&alloc_id(9)).await.is_ok());
+    assert_eq!(view.status.generation, 1);
+    // One that was never here and is not wanted any more ends without having begun.
+    bed.allocations.assign(stopped(&assignment(2, &job), false)).await.unwrap();
+    bed.until(2, ClientStatus::Complete).await;
+    assert!(world.alive().is_empty());
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn behind_the_fence_all_stands_still_until_it_is_known_what_is_wanted() {
+    let (dir, world) = (tempfile::tempdir().unwrap(), world());
+    let bed = Bed::fake(dir.path(), &world, false).await;
+    let replaceable = job(JobType::Service, group(vec![sh("main", "sleep 1000")]));
+    let mut stays = group(vec![sh("main", "sleep 1000")]);
+    stays.disconnect.replace = false;
+    let stays = job(JobType::Service, stays);
+    for (n, job) in [(1, &replaceable), (2, &replaceable), (3, &stays)] {
+        bed.allocations.assign(assignment(n, job)).await.unwrap();
+        bed.until(n, ClientStatus::Running).await;
+    }
+    bed.allocations.fence().await.unwrap();
+    assert_eq!(world.frozen().len(), 2, "one is never replaced, and runs on");
+    bed.allocations.assign(assignment(4, &replaceable)).await.unwrap();
+    bed.allocations
+        .confirm(&[assignment(1, &replaceable), assignment(3, &stays), assignment(4, &replaceable)])
+        .await
+        .unwrap();
+    bed.until(2, ClientStatus::Complete).await;
+    bed.until(4, ClientStatus::Running).await;
+    assert!(world.frozen().is_empty());
+    for n in [1, 3] {
+        let view = bed.until(n, ClientStatus::Running).await;
+        assert_eq!(view.status.tasks["main"].restarts, 0, "{n} went on where it was");
+    }
+    assert_eq!(world.alive().len(), 3);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_frozen_is_stopped_and_starts_when_it_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::new(FakeConfig { freezer: false, ..FakeConfig::default() });
+    let bed = Bed::fake(dir.path(), &world, false).await;
+    let job = job(JobType::Service, group(vec![sh("main", "sleep 1000")]));
+    bed.allocations.assign(assignment(1, &job)).await.unwrap();
+    bed.until(1, ClientStatus::Running).await;
+    bed.allocations.fence().await.unwrap();
+    wait_until(SOON, "nothing runs", async || world.alive().is_empty().then_some(())).await.unwrap();
+    bed.allocations.confirm(&[assignment(1, &job)]).await.unwrap();
+    let view = bed.when(1, "it runs again", |view| view.status.tasks["main"].restarts == 1).await;
+    assert!(!view.status.tasks["main"].failed);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn a_restart_finds_what_runs_again_and_what_ended_meanwhile_once() {
+    let (dir, world) = (tempfile::tempdir().unwrap(), world());
+    let bed = Bed::fake(dir.path(), &world, false).await;
+    let service = job(JobType::Service, group(vec![sh("main", "sleep 1000")]));
+    for n in 1..=3 {
+        bed.allocations.assign(assignment(n, &service)).await.unwrap();
+    }
+    let mut before = BTreeMap::new();
+    for n in 1..=3 {
+        before.insert(n, bed.until(n, ClientStatus::Running).await.status.tasks["main"].clone());
+    }
+    bed.close().await;
+    let ended = before[&2].sandbox.clone().unwrap();
+    world.end_main(&ended, moat_model::Exit::code(9));
+    let bed = Bed::fake(dir.path(), &world, false).await;
+    let again = bed.when(2, "its end was seen", |view| view.status.tasks["main"].restarts == 1).await;
+    assert_eq!(again.status.tasks["main"].exit.unwrap().code, 9);
+    for n in [1, 3] {
+        let view = bed.until(n, ClientStatus::Running).await;
+        assert_eq!(view.status.tasks["main"].sandbox, before[&n].sandbox, "the same sandbox");
+        assert_eq!(view.status.tasks["main"].restarts, 0);
+    }
+    bed.until(2, ClientStatus::Running).await;
+    assert_eq!(world.alive().len(), 3);
+    bed.close().await;
+    // The same behind the fence: nothing moves before it is confirmed.
+    let bed = Bed::fake(dir.path(), &world, true).await;
+    wait_until(SOON, "all are frozen", async || (world.frozen().len() == 3).then_some(())).await.unwrap();
+    bed.allocations.confirm(&[assignment(1, &service)]).await.unwrap();
+    for n in [2, 3] {
+        bed.until(n, ClientStatus::Complete).await;
+    }
+    wait_until(SOON, "one goes on", async || (world.alive().len() == 1 && world.frozen().is_empty()).then_some(()))
+        .await
+        .unwrap();
+    bed.close().await;
+}
