@@ -91,6 +91,7 @@ impl QemuDriver {
             cpu_weight: asked.cpu_weight.or(Some(self.config.machine.cpu_weight)),
             cpu_quota_millis: asked.cpu_quota_millis,
             cpuset: asked.cpuset.clone(),
+            cores: None,
             pids_max: Some(PIDS_MAX),
             devices,
         }
