@@ -16,8 +16,8 @@ use crate::{complete, parse, rest};
 /// Which signal, to what.
 #[derive(Debug, Args)]
 pub struct SignalArgs {
-    /// Which signal
-    #[arg(short, long, value_name = "SIGNAL", default_value = "SIGKILL", value_parser = parse::signal)]
+    /// Which signal; `-s` is the NATS server, as everywhere
+    #[arg(long, value_name = "SIGNAL", default_value = "SIGKILL", value_parser = parse::signal)]
     signal: Signal,
     /// Only to this task
     #[arg(long, value_name = "TASK", conflicts_with = "task_word")]
