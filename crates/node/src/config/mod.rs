@@ -4,6 +4,7 @@
 //! read by [`nex`] into the same shape); [`NodeConfig`] is what it means, checked, with every default filled in.
 //! `docs/config.md` is generated from [`reference`].
 
+mod client;
 pub mod jobs;
 mod jobs_checked;
 mod jobs_reference;
@@ -87,6 +88,12 @@ pub enum ConfigError {
         origin: String,
         /// The parser's message with line and column.
         message: String,
+    },
+    /// Not the configuration of a Nomad agent, or one that asks for what there is not.
+    #[error("{problems}")]
+    Hcl {
+        /// Each with file, line and column.
+        problems: Box<moat_formats::Problems>,
     },
     /// A value that cannot be meant.
     #[error("{origin}: {key}: {why}")]
@@ -260,25 +267,39 @@ pub struct AutostartConfig {
 }
 
 impl NodeConfig {
-    /// Reads a file: Nex's JSON if it is named `.json` or begins with a brace, else TOML.
+    /// Reads a file: a Nomad agent's if it is named `.hcl`, Nex's JSON if it is named `.json` or begins with a brace, else
+    /// TOML.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = read(path)?;
         let origin = path.display().to_string();
-        if path.extension().is_some_and(|e| e == "json") || text.trim_start().starts_with('{') {
+        if path.extension().is_some_and(|e| e == "hcl") {
+            Self::from_client(&text, &origin)
+        } else if path.extension().is_some_and(|e| e == "json") || text.trim_start().starts_with('{') {
             Self::from_nex_json(&text, &origin)
         } else {
             Self::from_toml(&text, &origin)
         }
     }
 
-    /// Reads our TOML.
+    /// Reads our TOML, and the agent's configuration it names.
     pub fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let raw: raw::RawConfig = toml::from_str(text).map_err(|e| ConfigError::Toml {
+        let wrong = |e: toml::de::Error| ConfigError::Toml {
             origin: origin.to_owned(),
             message: e.to_string().trim_end().to_owned(),
-        })?;
-        resolve::resolve(raw, Vec::new(), origin)
+        };
+        let raw: raw::RawConfig = toml::from_str(text).map_err(wrong)?;
+        let Some(path) = &raw.jobs.client_config else {
+            return resolve::resolve(raw, Vec::new(), origin);
+        };
+        let (base, notes) = client::read(&read(path)?, &path.display().to_string())?;
+        let joined = client::joined(base, toml::from_str(text).map_err(wrong)?);
+        resolve::resolve(client::raw(joined, origin)?, notes, origin)
+    }
+
+    /// Reads the configuration of a Nomad agent.
+    pub fn from_client(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        let (table, notes) = client::read(text, origin)?;
+        resolve::resolve(client::raw(table, origin)?, notes, origin)
     }
 
     /// Reads Nex's JSON.
@@ -334,6 +355,10 @@ impl Default for NodeConfig {
     fn default() -> Self {
         resolve::defaults()
     }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

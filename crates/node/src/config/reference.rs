@@ -360,7 +360,8 @@ const INTRODUCTION: &str = "\
 Generated from `crates/node/src/config/reference.rs`; a test fails if they differ; `cargo xtask gen` writes it anew.
 
 `moat node up --config FILE` reads TOML as below. A key that does not exist is an error that names its line. A file that is
-named `.json`, or begins with a brace, is read as a Nex 0.2.7 node configuration instead (see the end).
+named `.json`, or begins with a brace, is read as a Nex 0.2.7 node configuration instead (see the end). A file that is named
+`.hcl` is read as the configuration of a Nomad agent: `docs/jobs.md` says what becomes of its keys.
 
 Sizes are numbers of bytes or texts such as `\"64MiB\"` and `\"10MB\"`; spans are texts such as `\"500ms\"`, `\"30s\"`, `\"5m\"`.
 ";

@@ -26,6 +26,9 @@ use crate::jobs::{DispatchRequest, Jobs, StopOptions, SubmitOptions};
 /// Longest payload of a dispatch.
 const PAYLOAD_MAX: usize = 16 << 10;
 
+/// Broken rules of one job that are shown; as many as of a file.
+const RULES_SHOWN_MAX: usize = 20;
+
 /// `{id}` of a job.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Path)]
@@ -44,13 +47,20 @@ pub(super) struct RecordPath {
     id: String,
 }
 
-/// A job is declared for the namespace of whoever asks.
+/// A job is declared for the namespace of whoever asks, and one that comes as JSON is held to the rules of files.
 fn own(namespace: &Namespace, job: &Job) -> Answer<()> {
-    if job.namespace == *namespace {
-        return Ok(());
+    if job.namespace != *namespace {
+        let why = format!("the job says {}, the request is for {namespace}", job.namespace);
+        return Err(Failure::invalid("job.namespace", why).with_hint("X-Moat-Namespace, or --namespace, names another"));
     }
-    let why = format!("the job says {}, the request is for {namespace}", job.namespace);
-    Err(Failure::invalid("job.namespace", why).with_hint("X-Moat-Namespace, or --namespace, names another"))
+    if job.parent.is_some() || job.payload.is_some() {
+        return Err(Failure::invalid(
+            "job.parent",
+            "parent and payload are given to children by a dispatch or the clock",
+        ));
+    }
+    let broken: Vec<String> = nomad::rules::check(job).iter().take(RULES_SHOWN_MAX).map(ToString::to_string).collect();
+    if broken.is_empty() { Ok(()) } else { Err(Failure::invalid("job", broken.join("; "))) }
 }
 
 /// Gives groups the counts of the version that runs.
