@@ -302,6 +302,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Error::caused_by(ErrorKind::Unavailable, doing, error)),
+        // The daemon goes away before it was begun: that is no outcome, and nobody may write it down as one.
+        Err(error) if error.is_cancelled() => std::future::pending().await,
         Err(error) => Err(Error::caused_by(ErrorKind::Internal, doing, error)),
     }
 }

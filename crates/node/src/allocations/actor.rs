@@ -75,7 +75,7 @@ pub(super) enum News {
     SetUp(BTreeMap<String, PortMapping>),
     Fetched(Vec<String>),
     Prepared { task: String, rendered: Rendered },
-    Checked { planned: Planned, sandbox: SandboxId, result: CheckResult },
+    Checked { planned: Box<Planned>, sandbox: SandboxId, result: CheckResult },
     Disk(u64),
 }
 

@@ -28,8 +28,8 @@ mod recovery;
 mod render;
 mod room;
 mod secrets;
-mod shared;
 mod spec;
+mod table;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -58,7 +58,7 @@ pub use front::{
     AllocView, Assignment, Directory, ExecTarget, FsEntry, LogsWanted, Origin, Piece, Pieces, RestartWanted,
     ServiceInstance, TaskUsage,
 };
-use shared::Shared;
+use table::Shared;
 
 /// What allocations stand on.
 #[derive(Debug)]

@@ -182,6 +182,8 @@ pub(super) async fn render(ground: &Ground, task: &Task, write: bool) -> Result<
     let work = tokio::task::spawn_blocking(move || render_all(&jobs, &root, &denied, lookups, write));
     match work.await {
         Ok(rendered) => rendered.map_err(|message| Failure { kind: "Setup Failure", message, may_help: true }),
+        // The daemon goes away: no outcome.
+        Err(error) if error.is_cancelled() => std::future::pending().await,
         Err(error) => Err(Failure { kind: "Setup Failure", message: error.to_string(), may_help: true }),
     }
 }
@@ -309,6 +311,7 @@ pub(super) async fn payload(ground: &Ground, task: &Task) -> Result<(), Failure>
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(error) if error.is_cancelled() => std::future::pending().await,
         Err(error) => Err(failed(error.to_string())),
     }
 }

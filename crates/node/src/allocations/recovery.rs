@@ -7,7 +7,7 @@ use moat_model::lifecycle::SandboxView;
 use moat_model::spec::Owner;
 use moat_model::{ErrorKind, SandboxId};
 
-use super::shared::Shared;
+use super::table::Shared;
 use crate::error::Result;
 
 /// Takes up every allocation, and ends every sandbox of a task that belongs to none.

@@ -4,7 +4,7 @@ use moat_model::job::TaskGroup;
 use moat_model::job::cluster::Capacity;
 
 use super::front::Assignment;
-use super::shared::Shared;
+use super::table::Shared;
 
 /// Why it cannot be taken.
 pub(super) fn refusal(shared: &Shared, assignment: &Assignment) -> Option<String> {

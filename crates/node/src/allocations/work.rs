@@ -253,7 +253,8 @@ pub(super) async fn check(ground: Ground, planned: Planned, sandbox: SandboxId, 
         let runs = ground.shared.base.engine.get(&sandbox).is_some_and(|view| view.phase == PhaseName::Running);
         if runs {
             let result = checks::attempt(&ground, &planned, &sandbox).await;
-            say(&to, News::Checked { planned: planned.clone(), sandbox: sandbox.clone(), result }).await;
+            let planned = Box::new(planned.clone());
+            say(&to, News::Checked { planned, sandbox: sandbox.clone(), result }).await;
         }
         tokio::time::sleep(planned.check.interval.max(Duration::from_secs(1))).await;
     }

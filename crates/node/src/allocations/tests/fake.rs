@@ -139,3 +139,55 @@ async fn a_restart_finds_what_runs_again_and_what_ended_meanwhile_once() {
         .unwrap();
     bed.close().await;
 }
+
+/// The daemon is killed at any moment, again and again; nothing is doubled and nothing forgotten.
+#[test]
+fn killed_at_any_moment_it_goes_on_and_doubles_nothing() {
+    let rounds: u64 = std::env::var("MOAT_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    for round in 0..rounds {
+        let (dir, world) = (tempfile::tempdir().unwrap(), world());
+        let mut of_group = group(vec![
+            hook(sh("init", "echo init"), Hook::Prestart, false),
+            sh("main", "sleep 1000"),
+            hook(sh("side", "sleep 1000"), Hook::Prestart, true),
+        ]);
+        of_group.restart.attempts = 0;
+        let job = job(JobType::Service, of_group);
+        for lives_for in [Some(round * 7), Some(round * 13), None] {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async {
+                world.restart();
+                let life = one_life(dir.path(), &world, &job, lives_for.is_none());
+                match lives_for {
+                    // A daemon that is not through with it by then is dead in the middle of it.
+                    Some(millis) => drop(tokio::time::timeout(Duration::from_millis(millis), life).await),
+                    None => life.await,
+                }
+            });
+            world.crash();
+            // Writes under way end before another daemon begins, as the kernel sees to it with a real one.
+            runtime.shutdown_timeout(SOON);
+        }
+    }
+}
+
+async fn one_life(dir: &Path, world: &FakeWorld, job: &Arc<Job>, to_the_end: bool) {
+    let bed = Bed::fake(dir, world, false).await;
+    bed.allocations.assign(assignment(1, job)).await.unwrap();
+    let is_running =
+        |view: &AllocView| ["main", "side"].iter().all(|task| view.status.tasks[*task].phase == TaskPhase::Running);
+    let view = bed.when(1, "both run", is_running).await;
+    wait_until(SOON, "two sandboxes live", async || (world.alive().len() == 2).then_some(())).await.unwrap();
+    for task in ["main", "side"] {
+        let task = &view.status.tasks[task];
+        assert!(world.alive().contains(task.sandbox.as_ref().unwrap()), "{task:#?}");
+        assert!(!task.failed, "{task:#?}");
+    }
+    if to_the_end {
+        bed.allocations.stop(&alloc_id(1), true).await.unwrap();
+        bed.until(1, ClientStatus::Complete).await;
+        bed.close().await;
+    } else {
+        std::future::pending().await
+    }
+}

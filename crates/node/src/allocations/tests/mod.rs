@@ -14,8 +14,8 @@ use moat_engine::fake::FakeWorld;
 use moat_engine::{EngineConfig, Registry};
 use moat_model::job::cluster::Capacity;
 use moat_model::job::{
-    Allocation, ClientStatus, Desired, Disconnect, EphemeralDisk, Job, JobType, LogLimits, NodeFacts, Restart,
-    RestartMode, Task, TaskConfig, TaskDriver, TaskGroup, TaskResources,
+    Allocation, ClientStatus, Desired, Disconnect, EphemeralDisk, Hook, Job, JobType, Lifecycle, LogLimits, NodeFacts,
+    Restart, RestartMode, Task, TaskConfig, TaskDriver, TaskGroup, TaskResources,
 };
 use moat_model::{JobId, Namespace, Timestamp};
 use moat_testkit::wait_until;
@@ -83,6 +83,10 @@ pub(super) fn task(name: &str, command: &str, args: &[&str]) -> Task {
 
 pub(super) fn sh(name: &str, script: &str) -> Task {
     task(name, "/bin/sh", &["-c", script])
+}
+
+pub(super) fn hook(task: Task, hook: Hook, sidecar: bool) -> Task {
+    Task { lifecycle: Some(Lifecycle { hook, sidecar }), ..task }
 }
 
 pub(super) fn group(tasks: Vec<Task>) -> TaskGroup {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use moat_model::job::artifact::{ChangeMode, TemplateSpec};
 use moat_model::job::{Check, CheckKind, CheckRestart, ServiceSpec, TaskPhase};
 
 use super::*;
@@ -25,8 +26,96 @@ fn registry(dir: &Path) -> Option<Registry> {
     crate::daemon::drivers(&config).ok().filter(|registry| registry.offer(moat_model::Isolation::Container).is_ok())
 }
 
+fn template(data: &str, destination: &str, env: bool) -> TemplateSpec {
+    TemplateSpec {
+        data: Some(data.to_owned()),
+        source: None,
+        destination: destination.to_owned(),
+        change_mode: ChangeMode::Noop,
+        splay: Duration::ZERO,
+        perms: 0o644,
+        uid: None,
+        gid: None,
+        left_delimiter: "{{".to_owned(),
+        right_delimiter: "}}".to_owned(),
+        env,
+        error_on_missing_key: false,
+        once: true,
+    }
+}
+
 fn raw(task: Task) -> Task {
     Task { driver: TaskDriver::RawExec, ..task }
+}
+
+/// J03, A01, A04 and J10 with real containers: who ran in which order is written into the shared directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn j03_hooks_templates_and_shared_directories_in_containers() {
+    let dir = bed_dir();
+    let Some(registry) = registry(dir.path()) else {
+        moat_testkit::not_run("J03", "the container driver needs root and its kernel");
+        return;
+    };
+    let bed = Bed::open(dir.path(), registry, crate::networks::tests::off(), false).await;
+    let says = |name: &str, more: &str| sh(name, &format!("echo {name} >> /alloc/data/order; {more}"));
+    let mut main = says(
+        "main",
+        "cat /local/greeting /secrets/key; echo $COLOUR $NOMAD_ALLOC_NAME; echo mine > /local/mine; (echo x > /alloc/logs/x) 2> /dev/null && echo bad; true",
+    );
+    main.templates = vec![
+        template("Hello {{ env \"NOMAD_TASK_NAME\" }}\n", "local/greeting", false),
+        template("secret\n", "secrets/key", false),
+        template("COLOUR=blue\n", "secrets/file.env", true),
+    ];
+    let tasks = vec![
+        hook(says("init", "true"), Hook::Prestart, false),
+        hook(says("proxy", "exec sleep 1000"), Hook::Prestart, true),
+        main,
+        hook(says("clean", "true"), Hook::Poststop, false),
+    ];
+    let batch = job(JobType::Batch, group(tasks));
+    bed.allocations.assign(assignment(1, &batch)).await.unwrap();
+    let view = bed.when(1, "it is over", |view| view.status.client.is_terminal()).await;
+    assert_eq!(view.status.client, ClientStatus::Complete, "{:#?}", view.status);
+    let root = dir.path().join("alloc").join(alloc_id(1).as_str());
+    let order = std::fs::read_to_string(root.join("alloc/data/order")).unwrap();
+    let at = |word: &str| order.lines().position(|line| line == word).unwrap_or_else(|| panic!("{word}: {order}"));
+    assert!(at("init") < at("main") && at("proxy") < at("main") && at("main") < at("clean"), "{order}");
+    assert_eq!(order.lines().count(), 4, "each once: {order}");
+    let said = async || (bed.log(1, "main").await == "Hello main\nsecret\nblue web.g[0]\n").then_some(());
+    let said = wait_until(SOON, "what the main task said", said).await;
+    assert!(said.is_ok(), "{:?} {:#?}", bed.log(1, "main").await, view.status.tasks["main"]);
+    use std::os::unix::fs::MetadataExt;
+    let owner = std::fs::metadata(root.join("main/local/mine")).unwrap().uid();
+    assert!(owner > 65_535, "on disk it is nobody's of the host: {owner}");
+    let hidden = bed.allocations.fs_stat(&alloc_id(1), "main/secrets/key").await.unwrap_err();
+    assert_eq!(hidden.kind, ErrorKind::Denied);
+    bed.allocations.forget(&alloc_id(1)).await.unwrap();
+    assert!(!root.exists(), "its mounts and files are gone");
+
+    // A service that is stopped: its sidecar after it, the poststop task last.
+    let tasks = vec![
+        hook(says("proxy", "exec sleep 1000"), Hook::Prestart, true),
+        // It says that it is there once it listens.
+        sh(
+            "main",
+            "trap 'echo asked >> /alloc/data/order; exit 0' TERM; echo main >> /alloc/data/order; \
+             while :; do sleep 0.1; done",
+        ),
+        hook(says("clean", "true"), Hook::Poststop, false),
+    ];
+    let service = job(JobType::Service, group(tasks));
+    let wanted = assignment(2, &service);
+    bed.allocations.assign(wanted.clone()).await.unwrap();
+    let order = dir.path().join("alloc").join(alloc_id(2).as_str()).join("alloc/data/order");
+    let began = async || std::fs::read_to_string(&order).ok().filter(|text| text.contains("main"));
+    wait_until(SOON, "the main task wrote its line", began).await.unwrap();
+    bed.allocations.assign(stopped(&wanted, false)).await.unwrap();
+    bed.until(2, ClientStatus::Complete).await;
+    let order = std::fs::read_to_string(&order).unwrap();
+    assert_eq!(order.lines().collect::<Vec<_>>(), ["proxy", "main", "asked", "clean"]);
+    bed.allocations.forget(&alloc_id(2)).await.unwrap();
+    bed.close().await;
 }
 
 /// J08: checks inside a container, by the agent; and a program that fails them is started again.
