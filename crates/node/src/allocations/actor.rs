@@ -451,7 +451,7 @@ impl Actor {
                 let env = self.rendered.get(&task).map(|rendered| rendered.env.clone()).unwrap_or_default();
                 drop(self.spawn(work::create(ground, task, sandbox, env, tell)));
             }
-            Action::Follow { task, sandbox } => drop(self.spawn(work::follow(ground, task, sandbox, tell))),
+            Action::Follow { task, sandbox } => drop(self.spawn(work::follow(ground, task, sandbox, true, tell))),
             Action::Stop { sandbox, how } => drop(self.spawn(async move {
                 if let Err(error) = engine.stop(&sandbox, Some(how)).await {
                     tracing::debug!(%sandbox, error = %error.chain(), "stop");

@@ -168,7 +168,7 @@ pub(super) async fn create(
     to: Sender<News>,
 ) {
     match try_create(&ground, &name, &sandbox, &env).await {
-        Ok(()) => follow(ground, name, sandbox, to).await,
+        Ok(()) => follow(ground, name, sandbox, false, to).await,
         Err(error) => {
             let may_help = !matches!(error.kind, ErrorKind::InvalidSpec | ErrorKind::Unsupported | ErrorKind::Denied);
             let message = error.chain();
@@ -185,8 +185,9 @@ async fn try_create(ground: &Ground, name: &str, sandbox: &SandboxId, env: &BTre
     Ok(())
 }
 
-/// Tells that it runs, and how it ended.
-pub(super) async fn follow(ground: Ground, task: String, sandbox: SandboxId, to: Sender<News>) {
+/// Tells that it runs, and how it ended. `found`: a daemon before this one asked for it; if that died while it was made, it
+/// never ran, and nobody is to blame.
+pub(super) async fn follow(ground: Ground, task: String, sandbox: SandboxId, found: bool, to: Sender<News>) {
     let Some(mut views) = ground.shared.base.engine.watch(&sandbox) else {
         return tell(&to, Event::Vanished { task, sandbox }).await;
     };
@@ -196,6 +197,9 @@ pub(super) async fn follow(ground: Ground, task: String, sandbox: SandboxId, to:
         if let (Some(at), false, true) = (view.started_at, told, view.phase != PhaseName::Recovering) {
             told = true;
             tell(&to, Event::Started { task: task.clone(), sandbox: sandbox.clone(), at }).await;
+        }
+        if view.phase.is_terminal() && found && view.started_at.is_none() {
+            return tell(&to, Event::Vanished { task, sandbox }).await;
         }
         if view.phase.is_terminal() {
             return tell(&to, ended(task, sandbox, &view)).await;

@@ -110,6 +110,8 @@ async fn j03_hooks_templates_and_shared_directories_in_containers() {
     let order = dir.path().join("alloc").join(alloc_id(2).as_str()).join("alloc/data/order");
     let began = async || std::fs::read_to_string(&order).ok().filter(|text| text.contains("main"));
     wait_until(SOON, "the main task wrote its line", began).await.unwrap();
+    // One that is stopped while it starts is killed.
+    bed.when(2, "it is known to run", |view| view.status.tasks["main"].phase == TaskPhase::Running).await;
     bed.allocations.assign(stopped(&wanted, false)).await.unwrap();
     bed.until(2, ClientStatus::Complete).await;
     let order = std::fs::read_to_string(&order).unwrap();
