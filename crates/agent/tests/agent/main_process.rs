@@ -242,8 +242,14 @@ async fn n26_unknown_users_and_commands_are_named() {
     assert!(error.kind == ErrorKind::InvalidSpec && error.chain().contains("\"mallory\""), "{}", error.chain());
     let error = guest.start_main(&process("no-such-thing", &[])).await.unwrap_err();
     assert!(error.chain().contains("\"no-such-thing\"") && error.chain().contains("/local/"), "{}", error.chain());
+    // The task's own file is made executable, so what is left to refuse is that it is no program; a file with a second
+    // name is not certainly its own, and stays as it is.
     std::fs::write(sandbox.dir.path().join("local/plain"), "text").unwrap();
     let error = guest.start_main(&process("plain", &[])).await.unwrap_err();
+    assert!(error.chain().contains("not a program for this machine"), "{}", error.chain());
+    std::fs::write(sandbox.dir.path().join("elsewhere"), "text").unwrap();
+    std::fs::hard_link(sandbox.dir.path().join("elsewhere"), sandbox.dir.path().join("local/linked")).unwrap();
+    let error = guest.start_main(&process("linked", &[])).await.unwrap_err();
     assert!(error.chain().contains("permission denied"), "{}", error.chain());
     let mut spec = sh("true");
     spec.cwd = Some("/no/such/dir".to_owned());
