@@ -45,6 +45,11 @@ impl Dirs {
         self.run.join("outbox")
     }
 
+    /// When the cluster heard of this node last.
+    pub fn last_beat(&self) -> PathBuf {
+        self.run.join("last-beat.json")
+    }
+
     /// The node's seeds: 0700.
     pub fn identity(&self) -> PathBuf {
         self.data.join("identity")

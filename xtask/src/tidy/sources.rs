@@ -24,8 +24,13 @@ const MAY_START_PROCESSES: [&str; 10] =
     ];
 
 /// Where NATS may be spoken: path prefixes.
-const MAY_SPEAK_NATS: [&str; 16] = [
+const MAY_SPEAK_NATS: [&str; 20] = [
     "crates/node/src/nats/",
+    // The state of jobs; the rest of them speaks to the store.
+    "crates/node/src/jobs/buckets.rs",
+    "crates/node/src/jobs/store.rs",
+    "crates/node/src/jobs/serve.rs",
+    "crates/node/src/jobs/tests/",
     "crates/node/src/jetstream.rs",
     "crates/node/src/publish/",
     "crates/node/src/stream",

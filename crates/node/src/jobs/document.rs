@@ -82,6 +82,9 @@ pub struct Outcome {
     /// Versions that proved themselves.
     #[serde(default)]
     pub stable: BTreeSet<u64>,
+    /// The index of the record whose request has its answer.
+    #[serde(default)]
+    pub answered: u64,
     /// Starts by the clock are done up to this moment.
     #[serde(default)]
     pub launched: Option<Timestamp>,
@@ -172,10 +175,5 @@ impl Outcome {
     /// Those of a node.
     pub fn on<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a Allocation> {
         self.allocations.iter().filter(move |allocation| &allocation.node == node)
-    }
-
-    /// Whether a request has its answer.
-    pub fn answered(&self, id: &str) -> bool {
-        self.evaluations.iter().any(|done| done.request.id == id)
     }
 }

@@ -71,11 +71,6 @@ impl Lease {
         self.renewed.is_some_and(|sent| now.saturating_sub(sent) < HELD)
     }
 
-    /// Who holds it, as far as is known.
-    pub fn holder(&self) -> Option<&NodeId> {
-        self.seen.as_ref().and_then(|(_, record, _)| record.holder.as_ref())
-    }
-
     /// What is to be written now, if anything. The caller tells the outcome with [`Lease::wrote`] or [`Lease::failed`].
     pub fn due(&mut self, now: Duration) -> Option<Write> {
         if self.tried.is_some_and(|tried| now.saturating_sub(tried) < RENEW) {

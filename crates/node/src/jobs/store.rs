@@ -8,7 +8,7 @@ use async_nats::header::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push};
 use async_nats::{Client, jetstream};
 use futures::StreamExt as _;
-use moat_model::ErrorKind;
+use moat_model::{ErrorKind, Namespace};
 use serde::Deserialize;
 
 use super::buckets::{self, Missing, stream_of};
@@ -17,8 +17,10 @@ use crate::error::Error;
 
 /// A write is heard of within this, or not at all: the fence counts on two tries.
 pub const WRITE_MAX: Duration = Duration::from_millis(1500);
-/// A read may go through an election.
-const READ_MAX: Duration = Duration::from_secs(5);
+/// A read is tried anew by whoever needs it: after an election it must not wait for an answer that never comes.
+const READ_MAX: Duration = Duration::from_secs(2);
+/// A server that lives sends a message back to where it came from within this.
+const ECHO_MAX: Duration = Duration::from_millis(1500);
 /// A watcher that hears nothing for twice this is cut off.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// "wrong last sequence"
@@ -78,6 +80,7 @@ pub struct Entry {
 pub struct Store {
     client: Client,
     context: jetstream::Context,
+    replicas: Option<u8>,
 }
 
 #[derive(Deserialize)]
@@ -95,12 +98,45 @@ struct Refusal {
 }
 
 impl Store {
-    /// Finds or makes the buckets.
-    pub async fn open(client: &Client, replicas: Option<u8>) -> Result<Self, Missing> {
-        buckets::ensure(client, replicas).await?;
+    /// Over this connection. Nothing is asked of it yet.
+    pub fn new(client: &Client, replicas: Option<u8>) -> Self {
         let mut context = jetstream::new(client.clone());
         context.set_timeout(READ_MAX);
-        Ok(Self { client: client.clone(), context })
+        Self { client: client.clone(), context, replicas }
+    }
+
+    /// Finds or makes the buckets.
+    pub async fn ensure(&self) -> Result<(), Missing> {
+        buckets::ensure(&self.client, self.replicas).await
+    }
+
+    /// Connects anew if the connection leads nowhere: a machine that vanished closes none, and the client's own pings take
+    /// three times as long as a node may be silent.
+    pub async fn reconnect_if_dead(&self) {
+        let echo = async {
+            let inbox = self.client.new_inbox();
+            let mut own = self.client.subscribe(inbox.clone()).await.ok()?;
+            self.client.publish(inbox, bytes::Bytes::new()).await.ok()?;
+            own.next().await
+        };
+        if matches!(tokio::time::timeout(ECHO_MAX, echo).await, Ok(Some(_))) {
+            return;
+        }
+        tracing::warn!("the NATS server does not answer: connecting anew");
+        if let Err(error) = self.client.force_reconnect().await {
+            tracing::debug!(%error, "connecting anew");
+        }
+    }
+
+    /// A value of a namespace's own bucket, `moat_kv_<namespace>`, which its users make and fill.
+    pub async fn value_of(&self, namespace: &Namespace, key: &str) -> Result<Option<String>, Error> {
+        let bucket = format!("moat_kv_{namespace}");
+        let failed = |error: &dyn std::fmt::Display| {
+            Error::new(ErrorKind::Unavailable, format!("read {key:?} of bucket {bucket}: {error}"))
+        };
+        let store = self.context.get_key_value(&bucket).await.map_err(|e| failed(&e))?;
+        let value = store.get(key).await.map_err(|e| failed(&e))?;
+        Ok(value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Bytes a document may have.
@@ -170,9 +206,7 @@ impl Store {
                 let value = (!removed).then_some(message.payload);
                 Ok(Some(Entry { key: key.to_string(), revision: message.sequence, value, current: true }))
             }
-            Err(error)
-                if error.kind() == async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound =>
-            {
+            Err(error) if error.kind() == async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound => {
                 Ok(None)
             }
             Err(error) => Err(failed(&error)),
