@@ -181,7 +181,7 @@ fn facts(number: usize) -> anyhow::Result<NodeFacts> {
         "name": format!("node-{number}"),
         "datacenter": format!("dc{}", number % 5),
         "region": "global",
-        "class": if number % 2 == 0 { "small" } else { "large" },
+        "class": if number.is_multiple_of(2) { "small" } else { "large" },
         "pool": "default",
         "attributes": {
             "driver.exec": "1", "driver.raw_exec": "1", "kernel.name": "linux", "kernel.version": "6.12.9",

@@ -388,6 +388,7 @@ async fn without_keys_only_this_machine_is_served() {
         templates: daemon.node.templates().clone(),
         keys: daemon.node.keys().clone(),
         pages: None,
+        cluster: None,
         scratch: "/nowhere".into(),
     };
     let refused = moat_node::http::serve(&["0.0.0.0:0".parse().unwrap()], services).await.unwrap_err();

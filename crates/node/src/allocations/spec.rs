@@ -8,7 +8,7 @@ use moat_image::store::Pin;
 use moat_model::job::{Task, TaskDriver};
 use moat_model::network::{HostLabel, NetworkMode, NetworkSpec, Protocol, PublishSpec};
 use moat_model::spec::{
-    Bind, BindIds, Origin, Owner, ProcessDefaults, ProcessSpec, Resources, RootSpec, Security, StopSpec,
+    Bind, BindIds, HostNamespaces, Origin, Owner, ProcessDefaults, ProcessSpec, Resources, RootSpec, Security, StopSpec,
 };
 use moat_model::{Isolation, SandboxSpec};
 
@@ -48,6 +48,9 @@ pub(super) fn plan(ground: &Ground, task: &Task, templates: &BTreeMap<String, St
         labels: labels(ground, task),
         binds: binds(ground, task, &env)?,
         task_dir: (task.driver == TaskDriver::RawExec).then(|| ground.dirs().task(&task.name)),
+        // Whether the operator lets a task have them is the driver's to say.
+        host: HostNamespaces { pid: config.host_pid, ipc: config.host_ipc },
+        oom_score_adj: oom_score_adj(config.oom_score_adj)?,
         main: Some(process.clone()),
         stop: StopSpec { signal: task.kill_signal, grace: kill_timeout },
         resources: resources(ground, task)?,
@@ -67,6 +70,13 @@ pub(super) fn plan(ground: &Ground, task: &Task, templates: &BTreeMap<String, St
         ..SandboxSpec::new(ground.job.namespace.clone(), isolation, root)
     };
     Ok(Planned { spec, _pins: pins })
+}
+
+fn oom_score_adj(wanted: Option<i16>) -> Result<Option<u16>> {
+    let parse = |value: i16| {
+        u16::try_from(value).map_err(|_| Error::invalid("config.oom_score_adj", format!("{value}: must be 0 to 1000")))
+    };
+    wanted.map(parse).transpose()
 }
 
 fn labels(ground: &Ground, task: &Task) -> BTreeMap<String, String> {

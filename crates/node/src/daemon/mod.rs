@@ -11,10 +11,10 @@
 
 mod allocations;
 mod drivers;
+mod jobs;
 mod machines;
 mod services;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -22,8 +22,6 @@ use std::time::Duration;
 use moat_api::Subjects;
 use moat_engine::pool::Pool;
 use moat_engine::{Engine, EngineConfig, Registry};
-use moat_model::job::NodeFacts;
-use moat_model::job::cluster::Capacity;
 use moat_model::{Isolation, NodeId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,6 +37,7 @@ use crate::events::{Fact, Outbox};
 use crate::guard::{NodeGuard, make_private};
 use crate::http::{self, HttpServer};
 use crate::identity::Identity;
+use crate::jobs::Jobs;
 use crate::logfile::Rotation;
 use crate::metrics::{self, MetricsServer, NodeNumbers};
 use crate::nats::{Connection, Intake, Once};
@@ -46,6 +45,7 @@ use crate::networks::{self, Networks};
 use crate::outlet::{NodeOutlet, OutletConfig};
 use crate::publish::{Publisher, PublisherConfig};
 use crate::sandboxes::{self, Foundation, Sandboxes};
+use crate::stream::reach::{Reach, ReachServer};
 use crate::stream::{self, StreamConfig, StreamServer};
 use crate::templates::Templates;
 use crate::verbs::{self, Service, VERSION};
@@ -93,8 +93,10 @@ pub struct Node {
     sandboxes: Sandboxes,
     allocations: Allocations,
     keys: Arc<ApiKeys>,
+    cluster: Jobs,
     intake: Intake,
     streams: StreamServer,
+    reached: ReachServer,
     metrics: Option<MetricsServer>,
     http: Option<HttpServer>,
     ingress: Option<HttpServer>,
@@ -141,6 +143,7 @@ impl Node {
         let outbox = Outbox::open(&dirs.outbox(), subjects.clone()).await?;
         let outlet = open_outlet(&config, &dirs, outbox.clone()).await?;
         let isolation = services::isolation(&registry);
+        let offered = jobs::offered(&registry, &config);
         let networks = Arc::new(networks);
         let engine_config = engine_config(&config, &registry);
         let (engine, found) = Engine::open(engine_config, registry, Arc::new(outlet.clone())).await?;
@@ -183,15 +186,18 @@ impl Node {
         };
         let sandboxes = Sandboxes::open(foundation).await?;
         templates.go_on();
+        let name = config.name.clone().unwrap_or_else(|| identity.nickname());
+        let facts = jobs::facts(&node, &name, &config, offered, dirs.data()).await?;
+        let fenced = jobs::is_fenced(&dirs);
         let parts = allocations::Parts {
             node: node.clone(),
-            facts: facts(&config, &node, &identity),
+            facts: facts.clone(),
             engine: engine.clone(),
             outlet: outlet.clone(),
             templates: templates.clone(),
             networks: Arc::clone(&networks),
             found,
-            fenced: false,
+            fenced,
         };
         let allocations = allocations::open(&config, &dirs, parts).await?;
 
@@ -233,17 +239,30 @@ impl Node {
             Some(address) => Some(metrics::serve(address, metrics::install()?, numbers(&service, &engine)).await?),
             None => None,
         };
+        let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
+        let cluster = jobs::start(
+            jobs::Ground { config: &service.config, dirs: &dirs, connection: &connection, facts, fenced },
+            &allocations,
+            (&tasks, background.clone()),
+        );
+        let reach = Reach::new(
+            node.clone(),
+            allocations.clone(),
+            engine.clone(),
+            connection.client().clone(),
+            subjects.clone(),
+        );
+        let reached = stream::reach::serve(reach.clone()).await?;
         let services = http::Services {
             sandboxes: sandboxes.clone(),
             templates: templates.clone(),
             keys: Arc::clone(&keys),
             pages: Some(http::Pages { handle: metrics::install()?, scrape: numbers(&service, &engine) }),
-            cluster: None,
+            cluster: Some(http::Cluster { jobs: cluster.clone(), reach }),
             scratch: dirs.uploads(),
         };
         let ingress = services::ingress(&service.config, &dirs, &sandboxes).await?;
         let http = services::listen(&service.config.api, services).await?;
-        let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(beat(Arc::clone(&service), background.clone()));
         let autostart = verbs::autostart::run(Arc::clone(&service));
         let stop_autostart = background.clone();
@@ -260,8 +279,10 @@ impl Node {
             sandboxes,
             allocations,
             keys,
+            cluster,
             intake,
             streams,
+            reached,
             metrics,
             http,
             ingress,
@@ -298,6 +319,11 @@ impl Node {
         &self.allocations
     }
 
+    /// Jobs of the cluster it takes part in.
+    pub fn jobs(&self) -> &Jobs {
+        &self.cluster
+    }
+
     /// Its templates and images.
     pub fn templates(&self) -> &Templates {
         &self.templates
@@ -326,11 +352,16 @@ impl Node {
     /// Ends the node in order. Workloads live on unless the configuration says otherwise.
     pub async fn shutdown(self) {
         let service = self.service;
+        if let Some(drain) = service.config.jobs.drain_on_shutdown {
+            tracing::info!("shutting down: this node is emptied first");
+            crate::jobs::drain_before_end(&self.cluster, service.node(), drain).await;
+        }
         tracing::info!("shutting down: no more requests are taken");
         self.background.cancel();
         self.intake.close().await;
         within("answer the requests under way", FINISH_BUDGET, self.intake.finished()).await;
         within("hang up the exec sessions", DETACH_BUDGET, self.streams.close()).await;
+        within("hang up what other nodes ask of allocations", DETACH_BUDGET, self.reached.close()).await;
         if let Some(http) = self.http {
             within("answer the requests of the API", FINISH_BUDGET, http.close()).await;
         }
@@ -386,27 +417,6 @@ impl Node {
 async fn within(doing: &str, budget: Duration, work: impl Future<Output = ()>) {
     if tokio::time::timeout(budget, work).await.is_err() {
         tracing::warn!(budget_secs = budget.as_secs(), "shutting down: gave up to {doing}");
-    }
-}
-
-/// What the node says of itself to tasks.
-fn facts(config: &NodeConfig, node: &NodeId, identity: &Identity) -> NodeFacts {
-    let jobs = &config.jobs;
-    let reserved = jobs.reserved.ports.iter().flat_map(|range| range.first()..=range.last());
-    NodeFacts {
-        id: node.clone(),
-        name: config.name.clone().unwrap_or_else(|| identity.nickname()),
-        datacenter: jobs.datacenter.clone(),
-        region: jobs.region.clone(),
-        class: jobs.class.clone(),
-        pool: jobs.pool.clone(),
-        attributes: BTreeMap::from([("cpu.arch".to_owned(), verbs::host::arch().to_owned())]),
-        meta: jobs.meta.clone(),
-        capacity: Capacity::default(),
-        host_volumes: BTreeMap::new(),
-        reserved_ports: reserved.collect(),
-        version: VERSION.to_owned(),
-        http: None,
     }
 }
 

@@ -40,7 +40,6 @@ pub(super) fn ready(config: &NodeConfig, networks: &Networks, engine: &Engine) -
     }
     let member = engine
         .offer(Isolation::Microvm)
-        .map_err(Error::from)
         .and_then(|_| machine_of_a_workload(config, networks).map_err(|error| Error::new(error.kind, error.message)));
     member
         .map(Arc::new)

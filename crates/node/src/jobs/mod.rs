@@ -19,6 +19,8 @@ mod local;
 mod replica;
 mod serve;
 mod store;
+#[cfg(test)]
+mod tests;
 mod view;
 mod watchman;
 

@@ -71,8 +71,6 @@ pub struct DispatchRequest {
     pub meta: BTreeMap<String, String>,
     /// At most 16 KiB.
     pub payload: Option<Vec<u8>>,
-    /// Put before the random part of the child's name.
-    pub prefix: Option<String>,
 }
 
 /// `pending`, `running` or `dead`.

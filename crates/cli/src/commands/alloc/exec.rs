@@ -42,6 +42,8 @@ pub async fn run(global: &Global, output: &Output, args: ExecArgs) -> Result<Exi
     }
     let client = rest::client(global)?;
     let (found, command) = args.which.find(&client, &args.words).await?;
+    // Words from the first one on are the command's, so a `--` before it arrives as a word.
+    let command = command.strip_prefix(&["--".to_owned()]).unwrap_or(command);
     let Some((command, arguments)) = command.split_first() else {
         return Err(Failure::invalid("no command: it comes after the allocation"));
     };

@@ -269,7 +269,7 @@ pub(in crate::http) async fn dispatch(
             format!("at most {PAYLOAD_MAX} bytes; more belongs into an object store"),
         ));
     }
-    let request = DispatchRequest { meta: request.meta, payload, prefix: None };
+    let request = DispatchRequest { meta: request.meta, payload };
     let submitted = app.cluster()?.jobs.dispatch(&caller.namespace, &id, request).await?;
     Ok(Json(Dispatched { id: submitted.job.to_string(), evaluation: submitted.evaluation }))
 }

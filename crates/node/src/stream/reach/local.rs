@@ -89,7 +89,7 @@ impl Reach {
             );
             return Err(Error::new(ErrorKind::Denied, why));
         }
-        Ok(self.engine.exec(&target.sandbox, spec).await?)
+        self.engine.exec(&target.sandbox, spec).await
     }
 }
 
