@@ -13,6 +13,7 @@ pub mod diff;
 pub mod dispatch;
 pub mod drain;
 mod feasible;
+mod occupied;
 pub mod periodic;
 mod place;
 pub mod plan;
@@ -26,6 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod update;
+mod values;
 
 pub use cluster::{Cluster, JobKey, JobState};
 pub use demand::{Demand, demand};

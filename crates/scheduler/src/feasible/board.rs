@@ -68,6 +68,9 @@ pub(crate) struct Board<'a> {
     by_id: HashMap<&'a NodeId, usize>,
     /// Instances of this job that should run, on nodes that take nothing new as well: values they have count.
     pub(crate) elsewhere: Vec<(&'a Node, String)>,
+    /// Nodes on which something changed, in that order: who worked something out before reads on from where it was. As long as the
+    /// plan, and what it found of this job.
+    pub(crate) changed: Vec<usize>,
 }
 
 impl<'a> Board<'a> {
@@ -82,7 +85,7 @@ impl<'a> Board<'a> {
         };
         let slots: Vec<_> = cluster.nodes.values().filter(|node| node.takes_new()).map(slot).collect();
         let by_id = slots.iter().enumerate().map(|(at, slot)| (&slot.node.facts().id, at)).collect();
-        Self { slots, by_id, elsewhere: Vec::new() }
+        Self { slots, by_id, elsewhere: Vec::new(), changed: Vec::new() }
     }
 
     pub(crate) fn slot(&self, node: &NodeId) -> Option<usize> {
@@ -91,19 +94,20 @@ impl<'a> Board<'a> {
 
     /// An instance of this job that should run and does so already.
     pub(crate) fn knows(&mut self, node: &'a Node, group: &str) {
-        match self.slot(&node.facts().id).and_then(|at| self.slots.get_mut(at)) {
-            Some(slot) => add(slot, group),
+        match self.slot(&node.facts().id) {
+            Some(at) => self.add(at, group),
             None => self.elsewhere.push((node, group.to_owned())),
         }
     }
 
     /// An instance of this job should run no more.
     pub(crate) fn forgets(&mut self, node: &NodeId, group: &str) {
-        match self.slot(node).and_then(|at| self.slots.get_mut(at)) {
-            Some(slot) => {
-                if let Some(count) = slot.instances.get_mut(group) {
+        match self.slot(node) {
+            Some(at) => {
+                if let Some(count) = self.slots.get_mut(at).and_then(|slot| slot.instances.get_mut(group)) {
                     *count = count.saturating_sub(1);
                 }
+                self.changed.push(at);
             }
             None => {
                 let found = self.elsewhere.iter().position(|(on, of)| &on.facts().id == node && of == group);
@@ -127,16 +131,18 @@ impl<'a> Board<'a> {
         if let Some(slot) = self.slots.get_mut(at) {
             slot.used = sum(slot.used, demand.on(slot.node.facts()));
             slot.ports.extend(demand.ports.keys());
-            add(slot, group);
+            self.add(at, group);
         }
     }
-}
 
-fn add(slot: &mut Slot<'_>, group: &str) {
-    match slot.instances.get_mut(group) {
-        Some(count) => *count = count.saturating_add(1),
-        None => {
-            slot.instances.insert(group.to_owned(), 1);
+    fn add(&mut self, at: usize, group: &str) {
+        let Some(slot) = self.slots.get_mut(at) else { return };
+        match slot.instances.get_mut(group) {
+            Some(count) => *count = count.saturating_add(1),
+            None => {
+                slot.instances.insert(group.to_owned(), 1);
+            }
         }
+        self.changed.push(at);
     }
 }

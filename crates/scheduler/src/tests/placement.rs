@@ -233,3 +233,38 @@ fn the_same_input_in_another_order_gives_the_same_plan() {
         (0..4).rev().map(|number| backward.submit(job(&format!("j{number}"), JobType::Service, 3))).collect();
     assert_eq!(forward.dry(&keys[0]), backward.dry(&again[3]));
 }
+
+#[test]
+fn what_each_instance_changes_counts_for_the_next_of_the_same_plan() {
+    let mut world = World::new(0);
+    for number in 0..50 {
+        let mut node = facts(number);
+        node.datacenter = format!("dc{}", number % 5);
+        node.meta.insert("rack".to_owned(), format!("r{}", number % 12));
+        world.node(node);
+    }
+    let mut wanted = job("web", JobType::Service, 60);
+    let target = |value: &str, percent| SpreadTarget { value: value.to_owned(), percent };
+    let spread = |attribute: &str, targets| Spread { attribute: attribute.to_owned(), weight: 100, targets };
+    wanted.spreads = vec![spread("${node.datacenter}", vec![target("dc1", 40), target("dc2", 30)])];
+    wanted.groups[0].constraints = vec![constraint("${meta.rack}", Operator::DistinctProperty, "6")];
+    let key = world.submit(wanted);
+    let plan = world.plan(&key);
+    assert_eq!(plan.place.len(), 60);
+    let count = |of: &dyn Fn(usize) -> usize, value: usize| {
+        let on = |one: &&moat_model::job::Allocation| (0..50).any(|n| one.node == node_id(n) && of(n) == value);
+        plan.place.iter().filter(on).count()
+    };
+    for rack in 0..12 {
+        assert!(count(&|number| number % 12, rack) <= 6, "rack {rack}");
+    }
+    // 40 and 30 of a hundred, the rest together: racks that are full bend it a little.
+    let of: Vec<_> = (0..5).map(|datacenter| count(&|number| number % 5, datacenter)).collect();
+    assert!((22..=26).contains(&of[1]) && (16..=20).contains(&of[2]), "{of:?}");
+    // The racks have room for twelve more.
+    let mut more = job("web", JobType::Service, 80);
+    more.groups[0].constraints = vec![constraint("${meta.rack}", Operator::DistinctProperty, "6")];
+    world.submit(more);
+    world.settle(&key);
+    assert_eq!(world.running(&key).len(), 72);
+}
