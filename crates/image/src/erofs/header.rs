@@ -5,10 +5,11 @@ use moat_model::ErrorKind;
 use crate::error::{Error, Result};
 
 /// Size of a header, and what content is padded to.
-pub(super) const RECORD: usize = 512;
+pub const RECORD: usize = 512;
 
 /// A header block.
-pub(super) struct Header(pub(super) [u8; RECORD]);
+#[derive(Debug, Clone)]
+pub struct Header(pub [u8; RECORD]);
 
 /// Which dialect a header speaks: what lies behind the first 257 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +22,12 @@ enum Dialect {
 
 impl Header {
     /// Whether it marks the end of the archive.
-    pub(super) fn is_zero(&self) -> bool {
+    pub fn is_zero(&self) -> bool {
         self.0.iter().all(|b| *b == 0)
     }
 
     /// Whether its sum is right; without that, it is no header.
-    pub(super) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let stated = self.number(148, 8, "checksum")?;
         let (mut unsigned, mut signed) = (0_i64, 0_i64);
         for (at, byte) in self.0.iter().enumerate() {
@@ -39,12 +40,12 @@ impl Header {
     }
 
     /// What kind of entry.
-    pub(super) fn kind(&self) -> u8 {
+    pub fn kind(&self) -> u8 {
         self.0.get(156).copied().unwrap_or_default()
     }
 
     /// Its name, with the prefix if it has one.
-    pub(super) fn name(&self) -> Vec<u8> {
+    pub fn name(&self) -> Vec<u8> {
         let prefix = match self.dialect() {
             Dialect::Ustar => self.text(345, 155),
             Dialect::Star => self.text(345, 131),
@@ -59,38 +60,38 @@ impl Header {
     }
 
     /// Target of a link.
-    pub(super) fn link(&self) -> &[u8] {
+    pub fn link(&self) -> &[u8] {
         self.text(157, 100)
     }
 
     /// Permission bits.
-    pub(super) fn mode(&self) -> Result<u16> {
+    pub fn mode(&self) -> Result<u16> {
         // Some writers put the type in here too.
         Ok((self.number(100, 8, "mode")? & 0o7777) as u16)
     }
 
     /// Owner.
-    pub(super) fn uid(&self) -> Result<u32> {
+    pub fn uid(&self) -> Result<u32> {
         u32::try_from(self.number(108, 8, "uid")?).map_err(|_| invalid("uid: not a number of 32 bits"))
     }
 
     /// Group.
-    pub(super) fn gid(&self) -> Result<u32> {
+    pub fn gid(&self) -> Result<u32> {
         u32::try_from(self.number(116, 8, "gid")?).map_err(|_| invalid("gid: not a number of 32 bits"))
     }
 
     /// Bytes of content that follow.
-    pub(super) fn size(&self) -> Result<u64> {
+    pub fn size(&self) -> Result<u64> {
         u64::try_from(self.number(124, 12, "size")?).map_err(|_| invalid("size: negative"))
     }
 
     /// Time of change.
-    pub(super) fn mtime(&self) -> Result<i64> {
+    pub fn mtime(&self) -> Result<i64> {
         self.number(136, 12, "mtime")
     }
 
     /// Of a device.
-    pub(super) fn device(&self) -> Result<(i64, i64)> {
+    pub fn device(&self) -> Result<(i64, i64)> {
         if self.dialect() == Dialect::Old {
             return Ok((0, 0));
         }
@@ -98,18 +99,18 @@ impl Header {
     }
 
     /// Size of a GNU sparse file with its holes.
-    pub(super) fn real_size(&self) -> Result<u64> {
+    pub fn real_size(&self) -> Result<u64> {
         u64::try_from(self.number(483, 12, "real size")?).map_err(|_| invalid("real size: negative"))
     }
 
     /// The pieces of a GNU sparse file that the header itself lists, and whether more blocks of them follow.
-    pub(super) fn pieces(&self, into: &mut Vec<(u64, u64)>) -> Result<bool> {
+    pub fn pieces(&self, into: &mut Vec<(u64, u64)>) -> Result<bool> {
         self.pieces_at(386, 4, into)?;
         Ok(self.0.get(482).is_some_and(|b| *b != 0))
     }
 
     /// The same of a block that follows.
-    pub(super) fn more_pieces(&self, into: &mut Vec<(u64, u64)>) -> Result<bool> {
+    pub fn more_pieces(&self, into: &mut Vec<(u64, u64)>) -> Result<bool> {
         self.pieces_at(0, 21, into)?;
         Ok(self.0.get(504).is_some_and(|b| *b != 0))
     }
@@ -172,7 +173,7 @@ fn binary(field: &[u8]) -> Option<i64> {
 }
 
 /// A refusal that the caller completes with the name of the entry.
-pub(super) fn invalid(why: &str) -> Error {
+pub fn invalid(why: &str) -> Error {
     Error::new(ErrorKind::InvalidSpec, why)
 }
 

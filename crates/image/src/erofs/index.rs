@@ -20,7 +20,7 @@ pub(super) struct Attributes {
 }
 
 /// Name and value of each extended attribute.
-pub(super) type Xattrs = std::collections::BTreeMap<Box<[u8]>, Box<[u8]>>;
+pub type Xattrs = std::collections::BTreeMap<Box<[u8]>, Box<[u8]>>;
 
 /// A layer.
 #[derive(Debug)]

@@ -8,32 +8,32 @@ use super::limits::Limits;
 use crate::error::{Error, Result};
 
 /// The longest extended header or long name. Readers of OCI layers agree on 1 MiB.
-pub(super) const EXTENDED_MAX: u64 = 1 << 20;
+pub const EXTENDED_MAX: u64 = 1 << 20;
 
 /// What comes before an entry and is about it.
 #[derive(Debug, Default)]
-pub(super) struct Extended {
+pub struct Extended {
     /// Instead of the name.
-    pub(super) path: Option<Vec<u8>>,
+    pub path: Option<Vec<u8>>,
     /// Instead of the target.
-    pub(super) link: Option<Vec<u8>>,
+    pub link: Option<Vec<u8>>,
     /// Instead of the size.
-    pub(super) size: Option<u64>,
+    pub size: Option<u64>,
     /// Instead of the owner.
-    pub(super) uid: Option<u32>,
+    pub uid: Option<u32>,
     /// Instead of the group.
-    pub(super) gid: Option<u32>,
+    pub gid: Option<u32>,
     /// Instead of the time, with nanoseconds.
-    pub(super) mtime: Option<(i64, u32)>,
+    pub mtime: Option<(i64, u32)>,
     /// Extended attributes.
-    pub(super) xattrs: Xattrs,
+    pub xattrs: Xattrs,
     /// Something was said at all.
-    pub(super) any: bool,
+    pub any: bool,
 }
 
 impl Extended {
     /// Adds what the records say; a later one wins.
-    pub(super) fn add(&mut self, mut records: &[u8], limits: &Limits) -> Result<()> {
+    pub fn add(&mut self, mut records: &[u8], limits: &Limits) -> Result<()> {
         self.any = true;
         while !records.is_empty() {
             let (key, value, rest) = record(records)?;
@@ -77,7 +77,7 @@ impl Extended {
 
 /// Whether a header for all entries says something about them. Readers of layers pass over such headers, other readers of
 /// tar do not: what means two things is refused.
-pub(super) fn says_nothing(mut records: &[u8]) -> Result<bool> {
+pub fn says_nothing(mut records: &[u8]) -> Result<bool> {
     while !records.is_empty() {
         let (key, _, rest) = record(records)?;
         let known = matches!(key, b"path" | b"linkpath" | b"size" | b"uid" | b"gid" | b"mtime");
