@@ -89,8 +89,11 @@ pub struct JailConfig {
     pub uid_base: u32,
     /// Empty host directory the root is assembled on, inside the launcher's own mount namespace.
     pub mount_point: PathBuf,
-    /// Size of the private writable layer.
+    /// Size of the private writable layer, or, with `lasting`, of what lies beside it and does not last.
     pub writable_bytes: u64,
+    /// Directory that holds the private layer of an agent's root and outlives the sandbox. It is root's, who alone can reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<PathBuf>,
     /// Mount points of the read-only layers the root is made of, the lowest first; none for the other templates. Ids in
     /// them are those inside.
     pub layers: Vec<PathBuf>,

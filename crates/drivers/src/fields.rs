@@ -25,6 +25,9 @@ const PATH_MAX: usize = 4096;
 /// `NAME_MAX` of Linux file systems.
 const FILE_NAME_MAX: usize = 255;
 
+/// Linux's own.
+const HOSTNAME_LEN_MAX: usize = 64;
+
 /// Checks them; names the one at fault.
 pub fn check(spec: &SandboxSpec) -> Result<()> {
     if let RootSpec::Layers { layers } = &spec.root {
@@ -32,6 +35,12 @@ pub fn check(spec: &SandboxSpec) -> Result<()> {
     }
     if let Some(artifact) = &spec.artifact {
         check_artifact(artifact)?;
+    }
+    if let Some(lasting) = &spec.lasting {
+        check_path("lasting.dir", &lasting.dir)?;
+    }
+    if let Some(hostname) = &spec.hostname {
+        check_hostname(hostname)?;
     }
     if spec.log_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
         return Err(Error::invalid("log_dir", "must be absolute"));
@@ -94,6 +103,16 @@ fn check_path(field: &'static str, path: &Path) -> Result<()> {
     }
     if bytes.len() >= PATH_MAX || bytes.contains(&0) {
         return Err(Error::invalid(field, format!("must be below {PATH_MAX} bytes, without NUL")));
+    }
+    Ok(())
+}
+
+/// It stands in files, a line each, and in the kernel.
+fn check_hostname(name: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    if name.is_empty() || name.len() > HOSTNAME_LEN_MAX || !name.bytes().all(plain) || name.starts_with(['-', '.']) {
+        let why = format!("{name:?} must be 1 to {HOSTNAME_LEN_MAX} letters, digits, '-', '.' and '_'");
+        return Err(Error::invalid("hostname", why));
     }
     Ok(())
 }

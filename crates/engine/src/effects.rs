@@ -15,6 +15,7 @@ use crate::driver::{Captured, Driver, Record, Recovered};
 use crate::error::{Error, Result};
 use crate::fabric::{Attachment, Fabric};
 use crate::guest::{Guest, put_artifact};
+use crate::leash::Said;
 use crate::record::SandboxRecord;
 
 /// What an effect came to: a fact, and what the actor must keep because of it.
@@ -47,6 +48,8 @@ pub struct Context {
     pub fabric: Arc<dyn Fabric>,
     /// Its agent, if it has one.
     pub guest: Option<Arc<dyn Guest>>,
+    /// Until when it may run, if it is leashed.
+    pub leash: Arc<Said>,
 }
 
 /// Does `effect`. Those that the actor does itself are answered with the fact that would end a wait for them.
@@ -121,6 +124,10 @@ impl Context {
         self.guest.as_ref().ok_or_else(|| Error::new(ErrorKind::Unavailable, "reach the agent: there is none"))
     }
 
+    async fn tell_leash(&self, guest: &Arc<dyn Guest>) -> Result<()> {
+        if self.record.state.spec.leashed { self.leash.tell(guest.as_ref()).await } else { Ok(()) }
+    }
+
     fn network(&self) -> Result<NetworkLease> {
         self.record.state.network.ok_or_else(|| Error::new(ErrorKind::Internal, "change the network: there is none"))
     }
@@ -184,6 +191,8 @@ async fn start_main(context: &Context) -> Outcome {
         {
             put_artifact(guest.as_ref(), artifact).await?;
         }
+        // Before there is anything: the daemon may die at any line.
+        context.tell_leash(guest).await?;
         start_main_once(guest.as_ref(), &spec.process.applied_to(process)).await
     };
     match start.await {
@@ -226,7 +235,14 @@ async fn freeze(context: &Context, limits: Deadlines) -> Outcome {
 async fn thaw(context: &Context, limits: Deadlines) -> Outcome {
     let thaw = async {
         let Some(freezer) = context.driver.freezer() else { return Err(cannot(context, "pause", "freeze")) };
-        freezer.thaw(context.driver_record()?).await
+        freezer.thaw(context.driver_record()?).await?;
+        // An agent that was frozen for long takes what it was told last for over. It is told again with the next beat too.
+        if let Ok(guest) = context.guest()
+            && let Err(error) = context.tell_leash(guest).await
+        {
+            tracing::debug!(error = error.chain(), "the leash is not lengthened yet");
+        }
+        Ok(())
     };
     match bounded(limits.effect, "thaw", thaw).await {
         Ok(()) => Outcome::Fact(Fact::Thawed),
@@ -307,7 +323,32 @@ async fn retune(context: &Context, resources: &Resources, limits: Deadlines) -> 
     };
     match bounded(limits.effect, "set limits", tune).await {
         Ok(()) => Outcome::Fact(Fact::Retuned),
-        Err(error) => Outcome::Failed(Fact::RetuneFailed(error.chain()), error.kind),
+        Err(error) => {
+            put_limits_back(context, resources, limits).await;
+            Outcome::Failed(Fact::RetuneFailed(error.chain()), error.kind)
+        }
+    }
+}
+
+/// What was set of limits that were refused in the middle is what it was, as far as anybody asked for something before.
+async fn put_limits_back(context: &Context, asked: &Resources, limits: Deadlines) {
+    let state = &context.record.state;
+    if state.relimiting.is_none() {
+        // Of a claim: the sandbox ends.
+        return;
+    }
+    let before = state.spec.resources.only(asked);
+    if before == Resources::default() {
+        return;
+    }
+    let tune = async {
+        match context.driver.tuner() {
+            Some(tuner) => tuner.tune(context.driver_record()?, &before).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = bounded(limits.effect, "put limits back", tune).await {
+        tracing::warn!(sandbox = %state.id, error = error.chain(), "limits that were refused may hold in part");
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use moat_model::lifecycle::{CaptureKind, Deadlines, Request, SandboxView, State, Step};
 use moat_model::network::NetworkSpec;
-use moat_model::spec::{ClaimSpec, StopSpec};
+use moat_model::spec::{ClaimSpec, Resources, StopSpec};
 use moat_model::{ErrorKind, SandboxId, SandboxSpec};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -64,6 +64,13 @@ pub enum Ask {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<SandboxView>>,
     },
+    /// Give it other limits. Answered when they are in force, or those before are again.
+    Relimit {
+        /// Which; what is absent stays.
+        wanted: Box<Resources>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<SandboxView>>,
+    },
     /// Keep its files, or the whole machine. Answered when that is done and it goes on, or was given up.
     Capture {
         /// Which of the two.
@@ -115,7 +122,8 @@ impl Inbox {
                     Ask::Freeze { reply, .. }
                     | Ask::Keepalive { reply, .. }
                     | Ask::Claim { reply, .. }
-                    | Ask::Rewire { reply, .. } => {
+                    | Ask::Rewire { reply, .. }
+                    | Ask::Relimit { reply, .. } => {
                         drop(reply.send(Err(gone(id))));
                     }
                     Ask::Capture { reply, .. } => drop(reply.send(Err(gone(id)))),
@@ -248,6 +256,11 @@ impl Handle {
     /// Takes it out of its pool, within `limit`; returns when its new limits and its network are in force.
     pub async fn claim(&self, claim: Box<ClaimSpec>, limit: Duration) -> Result<SandboxView> {
         self.ask_within(limit, &self.other, |reply| Ask::Claim { claim, reply }).await?
+    }
+
+    /// Gives it other limits, within `limit`; returns when that has come to something.
+    pub async fn relimit(&self, wanted: Box<Resources>, limit: Duration) -> Result<SandboxView> {
+        self.ask_within(limit, &self.other, |reply| Ask::Relimit { wanted, reply }).await?
     }
 
     /// Gives it another network, within `limit`; returns when that has come to something.

@@ -27,7 +27,7 @@ use moat_agent::protocol::GuestProcess;
 pub use moat_model::lifecycle::Deadlines;
 use moat_model::lifecycle::{CaptureKind, Event, Fact, PauseTo, PhaseName, Request, SandboxView, State, Step, step};
 use moat_model::network::{NetworkLease, NetworkSpec};
-use moat_model::spec::{ClaimSpec, ExecSpec, OnTimeout, StopSpec};
+use moat_model::spec::{ClaimSpec, ExecSpec, LastingRoot, OnTimeout, Resources, StopSpec};
 use moat_model::{Cause, ErrorKind, Isolation, Resource, SandboxId, SandboxSpec, Timestamp};
 
 use tokio::time::Instant;
@@ -40,6 +40,7 @@ use crate::driver::{Captured, Driver, Place, Usage};
 use crate::error::{Error, Result};
 use crate::fabric::Attachment;
 use crate::guest::{ExecSession, Guest};
+use crate::leash::Said;
 use crate::mailbox::{Handle, Signals, mailbox};
 use crate::outlet::Outlet;
 use crate::record::{FileStore, RECORD_VERSION, SandboxRecord, Store};
@@ -136,7 +137,8 @@ impl Engine {
         let tasks = Tasks::default();
         let uids = Arc::new(UidAllocator::new(config.uid_base));
         let fabric = Arc::clone(drivers.fabric());
-        let shared = Shared { store, outlet, uids, fabric, clock: Clock::start(), detach: tasks.detach.clone() };
+        let (leash, detach) = (Arc::default(), tasks.detach.clone());
+        let shared = Shared { store, outlet, uids, fabric, clock: Clock::start(), leash, detach };
         let inner = Arc::new(Inner { config, drivers, shared, tasks, table: Mutex::default() });
         let engine = Self { inner };
 
@@ -275,6 +277,14 @@ impl Engine {
         handle.rewire(Box::new(wanted), rewire_within(&handle.deadlines)).await
     }
 
+    /// Gives one that runs or is paused other limits; what is absent stays. Returns when they are in force. After an error
+    /// those before hold, as [`Engine::spec`] says, unless the sandbox is being ended; what the driver cannot change while it
+    /// lives is refused by field.
+    pub async fn relimit(&self, id: &SandboxId, wanted: Resources) -> Result<SandboxView> {
+        let handle = self.handle(id)?;
+        handle.relimit(Box::new(wanted), rewire_within(&handle.deadlines)).await
+    }
+
     /// Keeps what was changed in its file system in the new file `into`, while it stands still. Ending it meanwhile gives
     /// this up at once. After an error what is at `into` is the caller's to remove.
     pub async fn capture(&self, id: &SandboxId, into: PathBuf) -> Result<Captured> {
@@ -346,6 +356,17 @@ impl Engine {
         self.inner.tasks.end(DETACH_WITHIN).await;
     }
 
+    /// Until when leashed sandboxes may run.
+    pub(crate) fn said(&self) -> &Said {
+        &self.inner.shared.leash
+    }
+
+    /// Those that run only as long as it is said that they may.
+    pub(crate) fn leashed(&self) -> Vec<Handle> {
+        let runs = |handle: &&Handle| handle.spec().leashed && handle.view().phase == PhaseName::Running;
+        self.table().values().filter(runs).cloned().collect()
+    }
+
     /// This moment, by the clock that deadlines go by.
     pub(crate) fn now(&self) -> Timestamp {
         self.inner.shared.clock.now()
@@ -390,6 +411,7 @@ impl Engine {
 
     fn validate_with(&self, driver: &dyn Driver, spec: &SandboxSpec) -> Result<()> {
         validate(driver, spec)?;
+        check_lasting(spec, self.inner.config.uid_base)?;
         self.inner.shared.fabric.validate(&spec.network)
     }
 
@@ -423,18 +445,23 @@ impl Engine {
             return Err(Error::new(ErrorKind::Exhausted, what));
         }
         let description = driver.describe();
-        // Processes of the host run as users of the host; everything else gets ids of its own.
-        let uid_base = if description.isolation == Isolation::Process { 0 } else { shared.uids.take()? };
+        if let Some(lasting) = &spec.lasting {
+            nobody_has(&table, lasting)?;
+        }
+        // Processes of the host run as users of the host; everything else gets ids of its own, or has them for good.
+        let owned = spec.lasting.as_ref().map_or(0, |lasting| lasting.uid_base);
+        let leased = owned == 0 && description.isolation != Isolation::Process;
+        let uid_base = if leased { shared.uids.take()? } else { owned };
         let mut place = config.place(&id, uid_base);
         let mut resources = Vec::new();
-        if uid_base != 0 {
+        if leased {
             resources.push(Resource::UidRange { base: uid_base, count: UIDS_PER_BLOCK });
         }
         if spec.network.is_wired() {
             let attachment = Attachment::of(&place, description.isolation, &spec);
             let lease = shared.fabric.reserve(&attachment).inspect_err(|_| {
                 // Nothing is recorded, so nobody else gives it back.
-                if uid_base != 0 {
+                if leased {
                     shared.uids.free(uid_base);
                 }
             })?;
@@ -542,6 +569,37 @@ impl Engine {
         }
         tokio::time::timeout(limit, forgotten).await.map_err(|_| still_ending(handle))
     }
+}
+
+/// Ids that are somebody's for good must not be those of the host, nor those that are given to others.
+fn check_lasting(spec: &SandboxSpec, own: u32) -> Result<()> {
+    let Some(LastingRoot { uid_base, .. }) = spec.lasting else { return Ok(()) };
+    if uid_base < UIDS_PER_BLOCK || uid_base.checked_add(UIDS_PER_BLOCK).is_none_or(|end| end > own) {
+        let why = format!(
+            "{uid_base} and the {UIDS_PER_BLOCK} ids from there on must lie between {UIDS_PER_BLOCK} and {own}"
+        );
+        return Err(Error::invalid("lasting.uid_base", why));
+    }
+    Ok(())
+}
+
+/// A layer is one sandbox's at a time, and so are its ids.
+fn nobody_has(table: &BTreeMap<SandboxId, Handle>, wanted: &LastingRoot) -> Result<()> {
+    for (id, handle) in table {
+        let spec = handle.spec();
+        let Some(has) = spec.lasting.as_ref().filter(|_| !handle.signals.views.borrow().phase.is_terminal()) else {
+            continue;
+        };
+        let what = if has.dir == wanted.dir {
+            format!("lasting.dir: {}", has.dir.display())
+        } else if has.uid_base.abs_diff(wanted.uid_base) < UIDS_PER_BLOCK {
+            format!("lasting.uid_base: {}", wanted.uid_base)
+        } else {
+            continue;
+        };
+        return Err(Error::new(ErrorKind::Conflict, format!("{what}: sandbox {id} has it, until it has ended")));
+    }
+    Ok(())
 }
 
 /// The engine's own to take and to give back: no driver plans or releases it.

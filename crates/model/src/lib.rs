@@ -5,6 +5,7 @@
 //! What is not: I/O, clocks, threads, NATS. Time arrives inside events; randomness arrives as bytes.
 //! Start at [`spec`] for what a sandbox is, then [`lifecycle`] for how it lives.
 
+pub mod capability;
 pub mod claims;
 pub mod error;
 pub mod exit;
@@ -12,6 +13,7 @@ pub mod failure;
 pub mod file;
 pub mod id;
 pub mod isolation;
+pub mod jail;
 pub mod job;
 pub mod lease;
 pub mod lifecycle;

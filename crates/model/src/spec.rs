@@ -38,6 +38,16 @@ pub struct SandboxSpec {
     /// is looked up; the driver neither fills nor removes it. Only for isolation `process`. Set by the node, never by a user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_dir: Option<PathBuf>,
+    /// Its writable layer lies on the host's disk and outlives it. Set by the node, never by a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<LastingRoot>,
+    /// Host name inside, at most 64 bytes; its id if absent. Set by the node, never by a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// It runs only as long as the node goes on saying that it may, and stands still when the node's daemon is gone: another
+    /// may be placed elsewhere in its stead. Set by the node, never by a user.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leashed: bool,
     /// Namespaces of the host it is in instead of its own. Set by the node, never by a user.
     #[serde(default, skip_serializing_if = "HostNamespaces::is_none")]
     pub host: HostNamespaces,
@@ -96,6 +106,9 @@ impl SandboxSpec {
             log_dir: None,
             binds: Vec::new(),
             task_dir: None,
+            lasting: None,
+            hostname: None,
+            leashed: false,
             host: HostNamespaces::default(),
             oom_score_adj: None,
             main: None,
@@ -219,6 +232,8 @@ pub enum Owner {
     Api,
     /// A task of an allocation: it is one attempt to run it.
     Task,
+    /// A jail: it is one span of it being up. Shown to users like one of theirs; the jail decides about its life.
+    Jail,
     /// The warm pool: nobody's yet. Not shown to users; a claim says whose it is then.
     Pool,
 }
@@ -336,6 +351,17 @@ impl HostNamespaces {
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A writable layer that outlives its sandbox. One sandbox at a time has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastingRoot {
+    /// Directory of the host, root's alone, that the node made and removes. A driver keeps what it needs below it: for
+    /// containers `upper`, the files that differ from the layers, and `work`.
+    pub dir: PathBuf,
+    /// First of the 65,536 host ids its files belong to, the same at every start. The engine gives it no others.
+    pub uid_base: u32,
 }
 
 /// Most binds of a sandbox: each is a mount the launcher makes.
@@ -554,6 +580,28 @@ impl Resources {
             disk_bytes: self.disk_bytes.or(beneath.disk_bytes),
             secrets_bytes: self.secrets_bytes.or(beneath.secrets_bytes),
             nofile: self.nofile.or(beneath.nofile),
+        }
+    }
+}
+
+impl Resources {
+    /// These limits, where `asked` says something too.
+    #[must_use]
+    pub fn only(&self, asked: &Self) -> Self {
+        fn both<T: Clone, U>(own: Option<&T>, asked: Option<U>) -> Option<T> {
+            own.cloned().filter(|_| asked.is_some())
+        }
+        Self {
+            memory_bytes: both(self.memory_bytes.as_ref(), asked.memory_bytes),
+            memory_reserve_bytes: both(self.memory_reserve_bytes.as_ref(), asked.memory_reserve_bytes),
+            cpu_weight: both(self.cpu_weight.as_ref(), asked.cpu_weight),
+            cpu_quota_millis: both(self.cpu_quota_millis.as_ref(), asked.cpu_quota_millis),
+            cpuset: both(self.cpuset.as_ref(), asked.cpuset.as_ref()),
+            cores: both(self.cores.as_ref(), asked.cores),
+            pids_max: both(self.pids_max.as_ref(), asked.pids_max),
+            disk_bytes: both(self.disk_bytes.as_ref(), asked.disk_bytes),
+            secrets_bytes: both(self.secrets_bytes.as_ref(), asked.secrets_bytes),
+            nofile: both(self.nofile.as_ref(), asked.nofile),
         }
     }
 }

@@ -11,7 +11,8 @@ use anyhow::{Context, bail};
 use crate::tools::{target_dir, workspace_root};
 
 /// Which package builds a binary, where the two names differ.
-const PACKAGES: [(&str, &str); 3] = [("moat", "moat-cli"), ("probe", "moat-testkit"), ("hostile", "moat-testkit")];
+const PACKAGES: [(&str, &str); 4] =
+    [("moat", "moat-cli"), ("probe", "moat-testkit"), ("hostile", "moat-testkit"), ("nats", "moat-testkit")];
 
 /// Path of the binary `name` of this workspace, in the profile the calling test was built with.
 ///

@@ -4,11 +4,13 @@
 //! What is not: anything a shipped binary links.
 //! Start at [`NatsServer`] and [`LeakAudit`].
 
+pub mod article;
 mod binary;
 mod exclusive;
 mod leak;
 mod machines;
 mod nats;
+pub mod netns;
 mod not_run;
 pub mod registry;
 mod tools;
@@ -18,7 +20,7 @@ pub mod web;
 pub use binary::{small_bin, static_bin};
 pub use exclusive::{HostLock, exclusive, shared};
 pub use leak::LeakAudit;
-pub use machines::{Machines, machines};
+pub use machines::{Machines, machines, machines_alone};
 pub use nats::{NatsServer, Release};
 pub use not_run::{is_root, not_run, not_run_here};
 pub use tools::{busybox, tool, tools_dir, workspace_root};

@@ -23,8 +23,7 @@ pub struct Machines {
     pub qemu: PathBuf,
     /// Directory of a built guest.
     pub guest: PathBuf,
-    _turn: File,
-    _host: HostLock,
+    _turn: Option<(File, HostLock)>,
 }
 
 /// What a test of virtual machines stands on; `None`, and *not run*, if something is missing.
@@ -32,23 +31,30 @@ pub struct Machines {
 /// An emulated guest takes a processor for as long as it starts. Five at once on two processors take so long that no bound
 /// on a wait means anything, so tests that run them take turns; tests without machines go on beside them.
 pub fn machines(id: &str) -> anyhow::Result<Option<Machines>> {
-    if !is_root() {
-        not_run(id, "needs root");
-        return Ok(None);
-    }
-    let Some(qemu) = tool(QEMU) else {
-        not_run(id, &format!("{QEMU} is not installed; `cargo xtask test` installs it"));
-        return Ok(None);
-    };
-    let guest = tools_dir().join(GUEST);
-    if !guest.join(MANIFEST).is_file() {
-        not_run(id, &format!("{}: no guest; `cargo xtask test` builds it", guest.display()));
-        return Ok(None);
-    }
+    let Some(found) = machines_alone(id) else { return Ok(None) };
     let path = std::env::temp_dir().join("moat-test-machines.lock");
     let turn = File::options().create(true).append(true).open(&path);
     let turn = turn.with_context(|| format!("open {}", path.display()))?;
     // First the turn: whoever waits for it must not keep those waiting who want the whole host.
     turn.lock().context("wait for a turn to run virtual machines")?;
-    Ok(Some(Machines { qemu, guest, _turn: turn, _host: shared()? }))
+    Ok(Some(Machines { _turn: Some((turn, shared()?)), ..found }))
+}
+
+/// The same for whoever has the whole host ([`crate::exclusive`]): a turn is had already, and waiting for another's, who waits
+/// for the host, would never end.
+pub fn machines_alone(id: &str) -> Option<Machines> {
+    if !is_root() {
+        not_run(id, "needs root");
+        return None;
+    }
+    let Some(qemu) = tool(QEMU) else {
+        not_run(id, &format!("{QEMU} is not installed; `cargo xtask test` installs it"));
+        return None;
+    };
+    let guest = tools_dir().join(GUEST);
+    if !guest.join(MANIFEST).is_file() {
+        not_run(id, &format!("{}: no guest; `cargo xtask test` builds it", guest.display()));
+        return None;
+    }
+    Some(Machines { qemu, guest, _turn: None })
 }

@@ -89,7 +89,7 @@ impl Children {
 
 /// Kills everything in the pid namespace but this process, its first; false if there was nothing.
 fn kill_namespace() -> bool {
-    crate::sys::kill_everything().is_ok()
+    crate::sys::signal_everything(libc::SIGKILL).is_ok()
 }
 
 /// Kills direct children; false if there were none.

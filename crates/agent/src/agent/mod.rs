@@ -3,7 +3,7 @@
 //! One thread, one loop. It serves the daemon that connected last ([`channel`], [`session`]), keeps the main process's output and exit
 //! until the daemon has them ([`main_process`], [`output`]), runs other processes ([`exec`]), keeps those that belong to no connection ([`spawned`]), has
 //! workers look after files ([`files`]), reaps every orphan
-//! ([`children`]), carries connections to forwarded ports ([`forward`]) out and the daemon's ([`connect`]) in. It never starts a thread, because it forks.
+//! ([`children`]), stops them all when nobody says any more that they may run ([`leash`]), carries connections to forwarded ports ([`forward`]) out and the daemon's ([`connect`]) in. It never starts a thread, because it forks.
 
 pub mod channel;
 mod child;
@@ -15,6 +15,7 @@ mod failure;
 mod files;
 mod forward;
 mod io;
+mod leash;
 mod main_process;
 mod output;
 mod privilege;
@@ -47,6 +48,7 @@ use self::channel::{Channel, Newest, unix};
 use self::children::Children;
 pub use self::failure::Failure;
 pub use self::io::Port;
+use self::leash::Leash;
 use self::main_process::{Main, Scratch};
 use self::program::Confinement;
 use self::spawned::Registry;
@@ -86,6 +88,7 @@ struct Agent {
     children: Children,
     main: Main,
     spawned: Registry,
+    leash: Leash,
     scratch: Scratch,
     opens: Opens,
     /// Counts readers of the main process's output; the last one stays.
@@ -203,6 +206,7 @@ impl Station {
         tokio::select! {
             ended = agent.children.run() => ended.map_err(|e| Failure::internal("reap children", &e)),
             () = terminated => Ok(()),
+            () = leash::keep(&agent) => Ok(()),
         }
     }
 }
@@ -221,6 +225,7 @@ impl Agent {
             children: Children::default(),
             main: Main::new(config.output_buffer_bytes),
             spawned: Registry::default(),
+            leash: Leash::default(),
             scratch: RefCell::new(vec![0; SCRATCH_LEN]),
             opens,
             output_turn: watch::Sender::new(0),

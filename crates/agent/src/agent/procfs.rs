@@ -13,10 +13,38 @@ const LISTED_LEN_MAX: usize = 512 << 10;
 
 /// The fields of `/proc/<pid>/stat` that matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stat {
+pub struct Stat {
+    state: u8,
     ppid: u32,
+    /// Ticks after the start of the machine: with its id it names a process for ever.
+    begun: u64,
     ticks: u64,
     rss_pages: u64,
+}
+
+impl Stat {
+    /// Somebody has stopped it, or traces it and has.
+    pub fn is_stopped(self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+
+    /// No instruction of it is executed, nor will be before it has seen the signals it was sent: it is stopped, it has
+    /// ended, or it is deep in the kernel.
+    pub fn is_still(self) -> bool {
+        matches!(self.state, b'T' | b't' | b'Z' | b'X' | b'D')
+    }
+}
+
+/// What runs under this id now, if it is the same process.
+pub fn is_the_same(pid: u32, then: Stat) -> bool {
+    stat_of(pid).is_some_and(|now| now.begun == then.begun)
+}
+
+/// The processes of [`processes`] without this one.
+pub fn others(own_namespace: bool) -> BTreeMap<u32, Stat> {
+    let mut all = visible(own_namespace);
+    all.remove(&std::process::id());
+    all
 }
 
 /// Every process this agent answers for: all there are in a pid namespace of its own, else its descendants and itself.
@@ -94,10 +122,14 @@ fn all() -> BTreeMap<u32, Stat> {
     entries
         .filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-            Some((pid, parse_stat(&String::from_utf8_lossy(&stat))?))
+            Some((pid, stat_of(pid)?))
         })
         .collect()
+}
+
+fn stat_of(pid: u32) -> Option<Stat> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&String::from_utf8_lossy(&stat))
 }
 
 /// The name is in parentheses and may hold anything, parentheses too, so fields are counted from the last one.
@@ -107,6 +139,8 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
     // Field 3 of proc(5) is the first after the name.
     Some(Stat {
+        state: *fields.first()?.as_bytes().first()?,
+        begun: number(22 - 3)?,
         ppid: u32::try_from(number(4 - 3)?).ok()?,
         ticks: number(14 - 3)?.saturating_add(number(15 - 3)?),
         rss_pages: number(24 - 3)?,
@@ -151,7 +185,7 @@ mod tests {
     #[test]
     fn names_with_parentheses_do_not_shift_the_fields() {
         let line = "42 (a) R 1) S 7 42 42 0 -1 4194304 1 0 0 0 11 22 0 0 20 0 1 0 100 4096 33 18446744073709551615";
-        assert_eq!(parse_stat(line), Some(Stat { ppid: 7, ticks: 33, rss_pages: 33 }));
+        assert_eq!(parse_stat(line), Some(Stat { state: b'S', ppid: 7, begun: 100, ticks: 33, rss_pages: 33 }));
         for bad in ["", "42 (x", "42 (x) S 1", ") S a b"] {
             assert_eq!(parse_stat(bad), None, "{bad}");
         }

@@ -27,7 +27,7 @@ const OPENS_MAX: usize = 16;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Verbs this agent knows, by the names they have in requests.
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 18] = [
     "hello",
     "start",
     "wait",
@@ -44,6 +44,7 @@ const VERBS: [&str; 17] = [
     "spawned",
     "attach",
     "connect",
+    "leash",
     "shutdown",
 ];
 
@@ -138,6 +139,10 @@ async fn serve_request(
         }
         Request::Start { process } => start(agent, process).await,
         Request::Signal { signal } => main_process::signal(agent, signal).map(|()| Reply::Done),
+        Request::Leash { until_ms, within_ms } => {
+            agent.leash.lengthen(agent, station.machine.is_some(), until_ms, within_ms);
+            Ok(Reply::Done)
+        }
         Request::Processes => Ok(Reply::Processes { processes: procfs::processes(agent.own_namespace) }),
         Request::Stats => Ok(Reply::Stats(procfs::stats(agent.own_namespace))),
     };

@@ -2,7 +2,7 @@
 //!
 //! Each layer is mounted on the host once. Here it is copied, and the copy's ids are mapped to the sandbox's range: what
 //! root owns in an image, the sandbox's root owns, and no byte was copied for it. An overlay puts the sandbox's own layer
-//! over the copies. That one lies on a plain tmpfs and is not mapped (an id-mapped upper layer would silently make the
+//! over the copies. That one lies on a plain tmpfs, or on the host's disk if it lasts ([`lasting`]), and is not mapped (an id-mapped upper layer would silently make the
 //! overlay read-only): what is written there has the ids the sandbox's processes have on the host.
 
 use std::io;
@@ -14,6 +14,7 @@ use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat};
 use rustix::mount::MountAttrFlags;
 
 use super::ids::IdMap;
+use super::lasting;
 use super::mount::{self, Reach};
 use super::tree::Tree;
 use super::{LaunchError, at};
@@ -27,7 +28,10 @@ const OPTION_LEN_MAX: usize = 255;
 /// that holds what the sandbox changes.
 pub fn mount(own: &Tree, jail: &JailConfig) -> Result<(OwnedFd, OwnedFd), LaunchError> {
     let ids = IdMap::of_sandbox(jail.uid_base).namespace()?;
-    let mut copies = Vec::with_capacity(jail.layers.len());
+    let mut copies = Vec::with_capacity(jail.layers.len() + 1);
+    if jail.lasting.is_some() {
+        copies.push(lasting::furniture(own, jail)?);
+    }
     for (index, layer) in jail.layers.iter().enumerate() {
         let copy = mount::bind(CWD, layer, Reach::One, MountAttrFlags::empty()).map_err(at(STAGE, layer))?;
         mount::map_layer(copy.as_fd(), ids.as_fd()).map_err(at("map ids of layer", layer))?;
@@ -37,14 +41,23 @@ pub fn mount(own: &Tree, jail: &JailConfig) -> Result<(OwnedFd, OwnedFd), Launch
         mount::attach(&copy, spot.as_fd()).map_err(at(STAGE, layer))?;
         copies.push(copy);
     }
-    let upper = own.directory(Path::new("upper"), Mode::from_raw_mode(0o755)).map_err(at(STAGE, &jail.mount_point))?;
-    let work = own.directory(Path::new("work"), Mode::from_raw_mode(0o700)).map_err(at(STAGE, &jail.mount_point))?;
     let top = copies.last().ok_or_else(|| LaunchError::new(STAGE, "there is none"))?;
-    like(&upper, top).map_err(at(STAGE, &jail.mount_point))?;
+    let (upper, work, life) = match &jail.lasting {
+        Some(dir) => {
+            let (upper, work) = lasting::open(dir, jail.uid_base, top)?;
+            (upper, work, Life::Lasts)
+        }
+        None => {
+            let made = |name, mode| own.directory(Path::new(name), Mode::from_raw_mode(mode));
+            let upper = made("upper", 0o755).map_err(at(STAGE, &jail.mount_point))?;
+            like(&upper, top).map_err(at(STAGE, &jail.mount_point))?;
+            (upper, made("work", 0o700).map_err(at(STAGE, &jail.mount_point))?, Life::Sandbox)
+        }
+    };
     let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     // The kernel wants the top one first.
     let lower: Vec<String> = copies.iter().rev().map(path).collect();
-    let overlay = overlay(&lower, &path(&upper), &path(&work)).map_err(at(STAGE, &jail.mount_point))?;
+    let overlay = overlay(&lower, &path(&upper), &path(&work), life).map_err(at(STAGE, &jail.mount_point))?;
     let place = own.open(Path::new("root")).map_err(at(STAGE, &jail.mount_point))?;
     mount::attach(&overlay, place.as_fd()).map_err(at(STAGE, &jail.mount_point))?;
     Ok((overlay, upper))
@@ -58,9 +71,18 @@ pub fn like(upper: &OwnedFd, top: &OwnedFd) -> io::Result<()> {
     Ok(fchmod(&upper, Mode::from_raw_mode(found.st_mode & 0o7777))?)
 }
 
+/// How long what is written to an overlay is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// As long as the sandbox lives: nothing is ever written out for its own sake.
+    Sandbox,
+    /// Longer: what a program has synced survives the power.
+    Lasts,
+}
+
 /// Paths of directories, the top one first. Set-user-id programs keep their bit here; whether it means anything is decided
 /// by no_new_privs.
-pub fn overlay(lower: &[String], upper: &str, work: &str) -> io::Result<OwnedFd> {
+pub fn overlay(lower: &[String], upper: &str, work: &str, life: Life) -> io::Result<OwnedFd> {
     let joined = lower.join(":");
     let mut options: Vec<(&str, &str)> = if joined.len() <= OPTION_LEN_MAX {
         vec![("lowerdir", joined.as_str())]
@@ -71,12 +93,14 @@ pub fn overlay(lower: &[String], upper: &str, work: &str) -> io::Result<OwnedFd>
     options.extend([
         ("upperdir", upper),
         ("workdir", work),
-        // A captured layer must be complete by itself, and nothing survives the sandbox: no bookkeeping, no references.
+        // A captured or copied layer must be complete by itself: no bookkeeping, no references.
         ("xino", "off"),
         ("index", "off"),
         ("metacopy", "off"),
         ("redirect_dir", "nofollow"),
-        ("volatile", ""),
     ]);
+    if life == Life::Sandbox {
+        options.push(("volatile", ""));
+    }
     mount::filesystem("overlay", &options, MountAttrFlags::MOUNT_ATTR_NODEV)
 }

@@ -22,6 +22,7 @@ pub mod devices;
 pub mod ids;
 pub mod inside;
 pub mod kernel;
+mod lasting;
 pub mod layers;
 pub mod mount;
 pub mod names;

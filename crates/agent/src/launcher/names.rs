@@ -59,11 +59,13 @@ impl<'a> From<&'a JailNetwork> for Wire<'a> {
 /// What is said with a network.
 pub fn wired(hostname: &str, network: Wire<'_>) -> Vec<Text> {
     let Wire { address, resolver, search, name } = network;
-    let names: Vec<String> = match name {
+    let mut names: Vec<String> = match name {
         Some(name) if !search.is_empty() => vec![hostname.to_owned(), format!("{name}.{search}"), name.to_owned()],
         Some(name) => vec![hostname.to_owned(), name.to_owned()],
         None => vec![hostname.to_owned()],
     };
+    // A host name that somebody chose may be the name that others know it by.
+    names.dedup();
     let mut conf = format!("nameserver {resolver}\n");
     if !search.is_empty() {
         conf += &format!("search {search}\n");

@@ -6,7 +6,7 @@
 //! <mount point>/            tmpfs
 //!   root/                   what becomes `/`
 //!   layers/<n>/upper, work  private layer over the n-th host directory; out of the sandbox's reach
-//!   lower/<n>, upper, work  shared layers of an image and the private one over them ([`super::layers`])
+//!   lower/<n>, upper, work  shared layers of an image and the private one over them ([`super::layers`]), unless that lasts
 //!   alloc/, local/, names/  shown over a root: not part of what is changed in it
 //!   empty/                  what masked directories show
 //! ```
@@ -57,7 +57,7 @@ pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchE
     own.directory(Path::new("empty"), Mode::from_raw_mode(0o555)).map_err(at("root", &jail.mount_point))?;
 
     let mut notes = Vec::new();
-    let (root, changes) = if jail.layers.is_empty() {
+    let (root, changes) = if jail.layers.is_empty() && jail.lasting.is_none() {
         let root = Tree::new(bare, owner);
         notes.extend(host_paths(&root, &own, jail)?);
         let changes = jail.host_paths.is_empty().then(|| changes_of(root.root(), jail)).transpose()?;
@@ -75,7 +75,7 @@ pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchE
             super::names::insist(&root, &own, &super::names::wired(&jail.hostname, network.into()))?;
             super::network::system_files(&root)?;
         }
-        None if !jail.layers.is_empty() => super::names::give(&root, &own, &jail.hostname)?,
+        None if !jail.layers.is_empty() || jail.lasting.is_some() => super::names::give(&root, &own, &jail.hostname)?,
         None => {}
     }
     devices::give(&root)?;
@@ -224,21 +224,23 @@ fn overlay(layers: &Tree, index: usize, source: &Path, mode: Mode) -> io::Result
     mount::filesystem("overlay", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
+/// Directories every sandbox has, and their modes.
+pub const DIRECTORIES: [(&str, u32); 11] = [
+    ("/alloc", 0o777),
+    ("/alloc/logs", 0o755),
+    ("/alloc/tmp", 0o1777),
+    ("/alloc/data", 0o777),
+    ("/dev", 0o755),
+    ("/local", 0o777),
+    ("/private", 0o700),
+    ("/proc", 0o555),
+    ("/secrets", 0o700),
+    ("/sys", 0o555),
+    ("/tmp", 0o1777),
+];
+
 /// The layout every sandbox has, whatever its template.
 pub fn standard_directories(root: &Tree) -> Result<(), LaunchError> {
-    const DIRECTORIES: [(&str, u32); 11] = [
-        ("/alloc", 0o777),
-        ("/alloc/logs", 0o755),
-        ("/alloc/tmp", 0o1777),
-        ("/alloc/data", 0o777),
-        ("/dev", 0o755),
-        ("/local", 0o777),
-        ("/private", 0o700),
-        ("/proc", 0o555),
-        ("/secrets", 0o700),
-        ("/sys", 0o555),
-        ("/tmp", 0o1777),
-    ];
     for (path, mode) in DIRECTORIES {
         root.own_directory(below(Path::new(path)), Mode::from_raw_mode(mode))
             .map_err(at("directories", Path::new(path)))?;

@@ -149,7 +149,7 @@ fn over_layers(disks: &[PathBuf]) -> Result<Assembled, Failure> {
     let top = copies.last().ok_or_else(|| Failure::invalid("root: no layers"))?;
     layers::like(&upper, top).map_err(failed)?;
     let [upper_path, work_path] = ["upper", "work"].map(|name| format!("{DISK}/{name}"));
-    let overlay = layers::overlay(&places, &upper_path, &work_path).map_err(failed)?;
+    let overlay = layers::overlay(&places, &upper_path, &work_path, layers::Life::Sandbox).map_err(failed)?;
     mount::attach(&overlay, bare.as_fd()).map_err(failed)?;
     let changes = changes_of(&upper)?;
     apart(Assembled { root: Tree::new(overlay, OURS), own, changes: Some(changes) })

@@ -91,6 +91,14 @@ pub enum Request {
         /// Which.
         port: u16,
     },
+    /// Everything inside stands still from this moment on, until this is said again with a later one: whoever says it may
+    /// die, and nobody would know what runs here.
+    Leash {
+        /// The moment, in milliseconds since the kernel of the daemon was started, time asleep included.
+        until_ms: u64,
+        /// The same from now on, for an agent that has another kernel.
+        within_ms: u64,
+    },
     /// First process of a machine only: become what this says. Once; nothing else but `hello` is answered before.
     Setup {
         /// What.
@@ -167,7 +175,7 @@ pub enum Reply {
     Connected,
     /// To `renew`: it is done, and this is the proof.
     Renewed(Renewed),
-    /// To `signal`, `setup`, `quiesce`, `proceed` and `shutdown`.
+    /// To `signal`, `leash`, `setup`, `quiesce`, `proceed` and `shutdown`.
     Done,
     /// To anything.
     Failed {

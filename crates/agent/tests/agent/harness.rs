@@ -81,6 +81,7 @@ impl Sandbox {
             secrets_bytes: 1 << 20,
             host_pid: false,
             host_ipc: false,
+            lasting: None,
             network: None,
         };
         Self::launch_in(Some(jail), |agent| {

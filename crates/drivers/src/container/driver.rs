@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::ContainerConfig;
 use super::roots::Roots;
-use super::{jail, probe, validate};
+use super::{jail, lasting, probe, validate};
 use crate::fields;
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::capability;
@@ -62,6 +62,9 @@ pub(super) struct Held {
     /// First host id of its range.
     #[serde(default)]
     pub(super) uid_base: u32,
+    /// What it changes outlives it, here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lasting: Option<PathBuf>,
 }
 
 /// Runs sandboxes as containers.
@@ -259,6 +262,9 @@ impl Driver for ContainerDriver {
             // was ever written, some kernels (6.18 is one) kill every process that is born into the group later.
             self.hierarchy.remove(&cgroup).await?;
         }
+        if let Some(lasting) = &spec.lasting {
+            lasting::prepare(lasting, place.uid_base).await?;
+        }
         let listener = self.prepare(place, spec)?;
         let layers = match &spec.root {
             RootSpec::Layers { layers } => self.roots.mount(&place.id, layers)?,
@@ -289,6 +295,7 @@ impl Driver for ContainerDriver {
             notes: launched.notes,
             changes_fd: launched.changes_fd,
             uid_base: place.uid_base,
+            lasting: spec.lasting.as_ref().map(|lasting| lasting.dir.clone()),
         };
         let data = serde_json::to_value(&held)
             .map_err(|e| Error::caused_by(ErrorKind::Internal, "write the container record", e))?;
@@ -308,7 +315,11 @@ impl Driver for ContainerDriver {
     async fn kill(&self, record: &Record) -> Result<()> {
         let held = held(record)?;
         self.hierarchy.kill(&held.cgroup).await?;
-        Self::end_first_process(&held.process).await
+        Self::end_first_process(&held.process).await?;
+        if let Some(dir) = held.lasting {
+            lasting::write_out(dir).await;
+        }
+        Ok(())
     }
 
     async fn release(&self, resource: &Resource) -> Result<()> {

@@ -44,10 +44,11 @@ pub(super) fn launch_config(
     Ok(LaunchConfig {
         cgroup_procs: prepared.cgroup_procs.clone(),
         jail: Some(JailConfig {
-            hostname: prepared.id.as_str().to_owned(),
+            hostname: spec.hostname.clone().unwrap_or_else(|| prepared.id.as_str().to_owned()),
             uid_base: prepared.uid_base,
             mount_point: prepared.mount_point.clone(),
             writable_bytes: spec.resources.disk_bytes.unwrap_or(defaults.disk_bytes),
+            lasting: spec.lasting.as_ref().map(|lasting| lasting.dir.clone()),
             layers: prepared.layers.clone(),
             host_paths: host_paths(config, &spec.root),
             binds: binds(config, spec)?,

@@ -9,6 +9,7 @@
 //! | `config` | what an operator sets |
 //! | `validate` | which field of a spec cannot be honoured |
 //! | `jail` | from a spec to what the launcher is told |
+//! | `lasting` | before and after a sandbox whose writable layer outlives it |
 //! | `probe` | what this host must have |
 //! | `roots` | layers shared by sandboxes |
 //! | `driver` | the contract |
@@ -18,6 +19,7 @@ mod abilities;
 mod config;
 mod driver;
 mod jail;
+mod lasting;
 pub(crate) mod probe;
 mod roots;
 mod validate;

@@ -2,7 +2,7 @@
 
 use moat_engine::error::{Error, Result};
 use moat_model::network::NetworkMode;
-use moat_model::spec::Resources;
+use moat_model::spec::{Resources, RootSpec};
 use moat_model::{ErrorKind, Isolation, SandboxSpec};
 
 use super::config::ResourceDefaults;
@@ -36,7 +36,29 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<()> {
             "network: a container has a network of its own; the host's needs isolation process",
         ));
     }
+    lasting(spec)?;
     fields::check(spec)
+}
+
+/// What cannot be had together with a root that lasts.
+fn lasting(spec: &SandboxSpec) -> Result<()> {
+    if spec.lasting.is_none() {
+        return Ok(());
+    }
+    let refused = [
+        (
+            spec.root == RootSpec::Host,
+            "lasting: a view of the host's paths has a layer over each, and none of them lasts: use layers or scratch",
+        ),
+        (
+            spec.resources.disk_bytes.is_some(),
+            "resources.disk_bytes: what lasts lies on the host's disk, where nothing counts it: leave it out",
+        ),
+    ];
+    match refused.into_iter().find(|(asked, _)| *asked) {
+        Some((_, why)) => Err(Error::new(ErrorKind::Unsupported, why)),
+        None => Ok(()),
+    }
 }
 
 /// Capabilities over a network: a sandbox has them over a namespace of its own, and never over one that the node made, whose
@@ -97,7 +119,7 @@ mod tests {
 
     use moat_model::Namespace;
     use moat_model::spec::{
-        Artifact, Forward, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, RootLayer, RootSpec, Security, StopSpec,
+        Artifact, Forward, LastingRoot, ProcessDefaults, ProcessSpec, ROOT_LAYERS_MAX, RootLayer, Security, StopSpec,
     };
 
     use super::*;
@@ -115,6 +137,9 @@ mod tests {
             binds: Vec::new(),
             task_dir: None,
             host: Default::default(),
+            lasting: None,
+            hostname: None,
+            leashed: false,
             oom_score_adj: None,
             main: None,
             stop: StopSpec::default(),
@@ -161,6 +186,13 @@ mod tests {
             forwards: vec![Forward { listen_port: port, target: target.to_owned() }; 2],
             ..spec()
         };
+        let lasting = |dir: &str, change: fn(&mut SandboxSpec)| {
+            let lasting = LastingRoot { dir: PathBuf::from(dir), uid_base: 0x2000_0000 };
+            let mut spec = SandboxSpec { lasting: Some(lasting), ..spec() };
+            change(&mut spec);
+            spec
+        };
+        check(&lasting("/a", |_| ())).unwrap();
         let layers = |count, digest: &str| {
             let layer = RootLayer { digest: digest.to_owned(), path: PathBuf::from("/x.erofs") };
             SandboxSpec { root: RootSpec::Layers { layers: vec![layer; count] }, ..spec() }
@@ -179,6 +211,11 @@ mod tests {
             (with(|a| a.name = "..".to_owned()), "artifact.name"),
             (with(|a| a.sha256 = "F".repeat(64)), "artifact.sha256"),
             (with(|a| a.path = PathBuf::from("a")), "artifact.path"),
+            (lasting("/a", |spec| spec.root = RootSpec::Host), "lasting"),
+            (lasting("/a", |spec| spec.resources.disk_bytes = Some(1 << 30)), "resources.disk_bytes"),
+            (lasting("/a/../b", |_| ()), "lasting.dir"),
+            (SandboxSpec { hostname: Some("a b".to_owned()), ..spec() }, "hostname"),
+            (SandboxSpec { hostname: Some("x".repeat(65)), ..spec() }, "hostname"),
             (main(|p| p.command = String::new()), "main.command"),
             (main(|p| p.args.push("a\0".to_owned())), "main.args"),
             (main(|p| drop(p.env.insert("A=B".to_owned(), String::new()))), "main.env"),

@@ -131,10 +131,40 @@ impl FirecrackerDriver {
             manifest.verify(&stowed, name).await?;
         }
         self.end(machine).await?;
+        if !lies_as_it_did(machine)? {
+            return Err(Error::new(
+                ErrorKind::Guest,
+                "somebody took the machine up, and it wrote to its disk before it was lost",
+            ));
+        }
         let stamp = DiskStamp::of(&machine.disk())?;
         let jail = self.launch(machine, Some(&stowed), Some(stamp)).await?;
         self.keep_base(&stowed.join(MEMORY), machine)?;
-        self.set_running(&jail, true).await?;
+        self.taken_up(machine, &jail).await
+    }
+
+    /// Finishes what somebody began who took a machine up and went away in the middle, if that had gone so far that only the
+    /// monitor has the machine: its disk was written to, so what lies there is of the past.
+    pub(super) async fn went_on(&self, machine: &Machine, vmm: Option<&Vmm>) -> Option<Arc<AgentGuest>> {
+        if !vmm?.has_gone_on(&machine.disk()).ok()? {
+            return None;
+        }
+        // Told twice it is as if told once.
+        match async { self.taken_up(machine, &Jail::of(machine)?).await }.await {
+            Ok(guest) => Some(guest),
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "a machine that was being taken up is lost");
+                None
+            }
+        }
+    }
+
+    /// From a monitor that has read everything to a machine that lives, so that what lies on disk is of the past.
+    async fn taken_up(&self, machine: &Machine, jail: &Jail) -> Result<Arc<AgentGuest>> {
+        let stowed = machine.stowed();
+        if self.is_paused(jail).await? {
+            self.set_running(jail, true).await?;
+        }
         let guest = self.guest(machine, First::Renewal(None)).await?;
         Self::renewed(machine)?;
         Manifest::revoke(&stowed)?;
@@ -306,6 +336,13 @@ impl Stower for FirecrackerDriver {
 
     async fn unstow(&self, record: &Record) -> Result<Arc<dyn Guest>> {
         let machine = Self::held(record)?;
+        if !Manifest::exists(&machine.stowed()) {
+            return Err(Error::new(ErrorKind::Conflict, "take the machine up: it does not lie on disk"));
+        }
+        let running = Vmm::open(&machine.run_dir)?.map(|(vmm, _)| vmm);
+        if let Some(guest) = self.went_on(&machine, running.as_ref()).await {
+            return Ok(guest);
+        }
         match self.take_up(&machine).await {
             Ok(guest) => Ok(guest),
             Err(error) => {

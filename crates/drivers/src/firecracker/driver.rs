@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -275,6 +276,13 @@ impl FirecrackerDriver {
         Ok(guest)
     }
 
+    /// Writes down what the monitor of an earlier daemon says, until it ends, which others tell.
+    fn watch(machine: &Machine, pidfd: OwnedFd) -> Result<()> {
+        let recorder = recorder::start(&Jail::of(machine)?, pidfd, machine.log(), &machine.run_dir);
+        let failed = |e: io::Error| Error::caused_by(ErrorKind::Internal, "watch the machine's monitor", e);
+        recorder.map(drop).map_err(failed)
+    }
+
     /// Ends the monitor. Not by its cgroup, which may be needed again: where `cgroup.kill` was ever written, some kernels (6.18
     /// is one) kill every process that is born into the group later. It is the first of its process namespace, so nothing
     /// of it is left.
@@ -392,6 +400,12 @@ impl Driver for FirecrackerDriver {
         let found = Vmm::open(&machine.run_dir)?;
         if Manifest::exists(&machine.stowed()) {
             // A daemon died before the monitor had ended, or before the next one had taken over.
+            if let Some((vmm, pidfd)) = found
+                && let Some(guest) = self.went_on(&machine, Some(&vmm)).await
+            {
+                Self::watch(&machine, pidfd)?;
+                return Ok(Recovered::Alive(guest));
+            }
             self.end(&machine).await?;
             if lies_as_it_did(&machine)? {
                 return Ok(Recovered::Stowed);
@@ -403,11 +417,8 @@ impl Driver for FirecrackerDriver {
             self.hierarchy.kill(&machine.cgroup).await?;
             return Ok(Recovered::Gone { detail: format!("the machine's monitor has ended{}", said(&machine.log())) });
         };
-        let jail = Jail::of(&machine)?;
-        let recorder = recorder::start(&jail, pidfd, machine.log(), &machine.run_dir);
-        // It ends with the monitor, whose end others tell.
-        drop(recorder.map_err(|e: io::Error| Error::caused_by(ErrorKind::Internal, "watch the machine's monitor", e))?);
-        Ok(Recovered::Alive(self.greet_again(&machine, &jail).await?))
+        Self::watch(&machine, pidfd)?;
+        Ok(Recovered::Alive(self.greet_again(&machine, &Jail::of(&machine)?).await?))
     }
 
     async fn usage(&self, record: &Record) -> Result<Usage> {

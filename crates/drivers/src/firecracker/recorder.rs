@@ -89,16 +89,16 @@ pub fn drain(jail: &Jail) -> String {
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
-    /// The piece that was written last.
+    /// The end of it.
     last: Vec<u8>,
 }
 
 impl LogFile {
     /// Losing some of a log must not end what is logged.
     fn write(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.last = bytes.get(bytes.len().saturating_sub(LAST_LEN)..).unwrap_or_default().to_vec();
-        }
+        // One line may come in several pieces.
+        self.last.extend_from_slice(bytes.get(bytes.len().saturating_sub(LAST_LEN)..).unwrap_or_default());
+        self.last.drain(..self.last.len().saturating_sub(LAST_LEN));
         if let Err(error) = self.append(bytes) {
             tracing::debug!(path = %self.path.display(), %error, "the log of a machine's monitor cannot be written");
         }

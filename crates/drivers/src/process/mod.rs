@@ -285,6 +285,8 @@ fn refuse_what_needs_a_sandbox(spec: &SandboxSpec) -> Result<()> {
         (spec.network.egress != EgressPolicy::default(), "network.egress", OF_THE_HOST),
         (!spec.network.publish.is_empty(), "network.publish", OF_THE_HOST),
         (spec.network.limits != NetworkLimits::default(), "network.limits", OF_THE_HOST),
+        (spec.lasting.is_some(), "lasting", "without a sandbox there is only the host's root, which lasts by itself"),
+        (spec.hostname.is_some(), "hostname", "without a sandbox there is only the host's name"),
         (!spec.host.is_none(), "host", "without a sandbox every namespace is the host's"),
         (
             !spec.binds.is_empty(),

@@ -106,6 +106,33 @@ impl QemuDriver {
         Ok(untouched)
     }
 
+    /// Finishes what somebody began who brought a machine back and went away in the middle, if that had gone so far that only
+    /// the monitor has the machine: its disk was written to, so what lies there is of the past.
+    pub(super) async fn went_on(&self, machine: &Machine, vmm: Option<&Vmm>) -> Option<Arc<AgentGuest>> {
+        if !vmm?.has_gone_on(&machine.disk()).ok()? {
+            return None;
+        }
+        let goes_on = async {
+            let mut qmp = Self::qmp(machine).await?;
+            if qmp.status().await? == "inmigrate" {
+                return Err(Error::new(ErrorKind::Internal, "its state was not read to the end"));
+            }
+            go_on(&mut qmp).await?;
+            drop(qmp);
+            // Told twice it is as if told once.
+            let guest = self.guest(machine, First::Renewal(None)).await?;
+            brought_back(machine)?;
+            Ok(guest)
+        };
+        match goes_on.await {
+            Ok(guest) => Some(guest),
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "a machine that was being brought back is lost");
+                None
+            }
+        }
+    }
+
     async fn bring_back(&self, machine: &Machine) -> Result<Arc<AgentGuest>> {
         let dir = machine.stowed();
         let manifest = Manifest::read(&dir)?;
@@ -239,6 +266,11 @@ impl Stower for QemuDriver {
         let machine = Self::machine(record)?;
         let dir = machine.stowed();
         let running = Vmm::open(&machine.run_dir)?.map(|(vmm, _)| vmm);
+        if Manifest::exists(&dir)
+            && let Some(guest) = self.went_on(&machine, running.as_ref()).await
+        {
+            return Ok(guest);
+        }
         if !Manifest::exists(&dir) || !self.unstow_undone(&machine, running.as_ref()).await? {
             return Err(Error::new(ErrorKind::Conflict, "bring the machine back: it does not lie on disk"));
         }
@@ -253,13 +285,17 @@ impl Stower for QemuDriver {
                 return Err(Error::caused_by(ErrorKind::Guest, what, error));
             }
         };
-        machine.set_quiesced(false)?;
-        // From here on it lives, and what lies on disk is of the past.
-        Manifest::revoke(&dir)?;
-        settled(&machine)?;
-        remove_dir(&dir)?;
+        brought_back(&machine)?;
         Ok(guest)
     }
+}
+
+/// From here on it lives, and what lies on disk is of the past.
+fn brought_back(machine: &Machine) -> Result<()> {
+    machine.set_quiesced(false)?;
+    Manifest::revoke(&machine.stowed())?;
+    settled(machine)?;
+    remove_dir(&machine.stowed())
 }
 
 /// Its monitor is bringing nothing back any more.

@@ -325,6 +325,9 @@ impl Driver for QemuDriver {
         let running = Vmm::open(&machine.run_dir)?.map(|(vmm, _)| vmm);
         if Manifest::exists(&machine.stowed()) {
             // Either all of it was written and its monitor was about to be ended, or somebody was about to bring it back.
+            if let Some(guest) = self.went_on(&machine, running.as_ref()).await {
+                return Ok(Recovered::Alive(guest));
+            }
             let untouched = self.unstow_undone(&machine, running.as_ref()).await?;
             return Ok(if untouched { Recovered::Stowed } else { Self::gone(&machine) });
         }

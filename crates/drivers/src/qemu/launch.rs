@@ -250,6 +250,7 @@ fn jail(config: &QemuConfig, found: &Found, start: &Start<'_>, mount_point: Path
         secrets_bytes: 0,
         host_pid: false,
         host_ipc: false,
+        lasting: None,
         network: start.network.map(|network| JailNetwork {
             netns: network.netns.clone(),
             address: network.address,

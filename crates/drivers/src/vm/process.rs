@@ -58,6 +58,12 @@ impl DiskStamp {
 }
 
 impl Vmm {
+    /// Whether it goes on with a machine that lay on disk and has written to the machine's disk since: then only in here is the
+    /// machine whole.
+    pub fn has_gone_on(&self, disk: &Path) -> Result<bool> {
+        self.unstowing.map_or(Ok(false), |stamp| Ok(DiskStamp::of(disk)? != stamp))
+    }
+
     /// Where it is written down.
     pub fn file(run_dir: &Path) -> PathBuf {
         run_dir.join(FILE)

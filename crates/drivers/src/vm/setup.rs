@@ -55,7 +55,7 @@ pub fn capabilities(spec: &SandboxSpec) -> Result<u64> {
 /// Who it is at this place.
 pub fn identity(place: &Place, spec: &SandboxSpec) -> Identity {
     Identity {
-        hostname: place.id.as_str().to_owned(),
+        hostname: spec.hostname.clone().unwrap_or_else(|| place.id.as_str().to_owned()),
         machine_id: machine_id(&place.id),
         network: place.network.as_ref().map(|network| GuestNetwork {
             mac: network.mac,

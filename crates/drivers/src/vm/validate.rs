@@ -51,6 +51,9 @@ pub fn check(spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<()> {
     if !spec.binds.is_empty() {
         return unsupported("binds: a machine cannot show directories of the host".to_owned());
     }
+    if spec.lasting.is_some() {
+        return unsupported("lasting: what a machine writes ends with it; ask for isolation container".to_owned());
+    }
     if !spec.host.is_none() {
         return unsupported("host: a machine has a kernel of its own, and no namespace of the host's".to_owned());
     }

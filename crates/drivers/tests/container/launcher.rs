@@ -27,6 +27,7 @@ fn config(host: &Host) -> LaunchConfig {
             secrets_bytes: 4096,
             host_pid: false,
             host_ipc: false,
+            lasting: None,
             network: None,
         }),
         payload: Payload::Agent(AgentConfig {

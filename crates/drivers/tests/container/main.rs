@@ -17,6 +17,7 @@ mod escape;
 mod exec;
 mod image_escape;
 mod isolation;
+mod lasting;
 mod launcher;
 mod layers;
 mod lifecycle;

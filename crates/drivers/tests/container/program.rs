@@ -64,6 +64,7 @@ fn config(host: &Host, args: &[&str]) -> LaunchConfig {
             secrets_bytes: 0,
             host_pid: false,
             host_ipc: false,
+            lasting: None,
             network: None,
         }),
         payload: Payload::Program(ProgramConfig {

@@ -64,6 +64,36 @@ async fn n02_listing_of_a_minimal_root() {
     assert_eq!(listing(&sandbox.root().join("alloc")), ["data", "logs", "tmp"]);
 }
 
+/// A05: directories in directories, links in them, and what is not there, as mapped paths and below them.
+#[tokio::test]
+async fn a05_nested_directories_links_and_missing_paths_are_shown() {
+    let dir = tree();
+    fs::create_dir_all(dir.path().join("opt/one/two")).unwrap();
+    fs::write(dir.path().join("opt/one/two/deep"), "deep").unwrap();
+    fs::create_dir_all(dir.path().join("other")).unwrap();
+    fs::write(dir.path().join("other/file"), "other").unwrap();
+    fs::create_dir_all(dir.path().join("inner")).unwrap();
+    fs::write(dir.path().join("inner/file"), "inner").unwrap();
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, dir.path().join(at)).unwrap();
+    link("two/deep", "opt/one/near");
+    link("/other/file", "opt/one/far");
+    link("nowhere", "opt/one/broken");
+    let paths = [("opt", "/opt"), ("inner", "/opt/one/inner"), ("other", "/other"), ("gone/deep", "/gone/deep")];
+    let Some(host) = mapped("A05", dir.path(), &paths) else { return };
+    let sandbox = host.sandbox(spec(RootSpec::Host)).await;
+    let root = sandbox.root();
+    assert_eq!(listing(&root.join("opt/one")), ["broken", "far", "inner", "near", "two"]);
+    assert_eq!(fs::read_link(root.join("opt/one/broken")).unwrap(), Path::new("nowhere"));
+    assert!(!root.join("gone").exists());
+    // Followed inside: a link of the host's leads to what the sandbox has under that name.
+    put_probe(&dir.path().join("other/probe"));
+    for (path, holds) in [("two/deep", "deep"), ("near", "deep"), ("far", "other"), ("inner/file", "inner")] {
+        let path = format!("/opt/one/{path}");
+        let shown = sandbox.exec(&["/other/probe", "show", &path]).await;
+        assert_eq!(shown.ok(), holds, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn n07_commands_are_looked_up_in_the_root_alone() {
     let dir = tree();

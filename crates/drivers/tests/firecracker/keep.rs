@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use moat_engine::driver::{Driver as _, Recovered};
 use moat_model::spec::Resources;
@@ -74,6 +76,56 @@ async fn what_cannot_be_taken_up_lies_there_still() {
     assert!(machine.cat("/etc/hostname").await.is_some());
     host.driver.kill(machine.record()).await.unwrap();
     assert!(matches!(host.driver.recover(machine.record()).await.unwrap(), Recovered::Gone { .. }));
+}
+
+/// Somebody died who was taking a machine up, when it had written to its disk already: what lies there is of the past, and
+/// whoever comes next finishes it. Once nobody has it, it is lost, and said to be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_dies_while_taking_a_machine_up_loses_nothing() {
+    let Some(host) = Host::new(NEWEST, "") else { return };
+    let mut machine = host.machine(spec()).await;
+    let (id, ..) = machine.who().await;
+    let (stowed, vmm) = (machine.place.data_dir.join("stowed"), machine.place.run_dir.join("vmm.json"));
+    let stower = host.driver.stower().unwrap();
+    host.driver.freezer().unwrap().freeze(machine.record()).await.unwrap();
+    stower.stow(machine.record()).await.unwrap();
+    let aside = host.dir.path().join("aside");
+    let copied = Command::new("cp").arg("-a").args([&stowed, &aside]).status().unwrap();
+    assert!(copied.success());
+    // As it is right before the last step: the next monitor has the machine, and what lay on disk is there still.
+    let unfinished = |machine: &mut Machine, guest| {
+        machine.set_guest(guest);
+        assert!(Command::new("cp").arg("-a").args([&aside, &stowed]).status().unwrap().success());
+        let mut written: serde_json::Value = serde_json::from_slice(&fs::read(&vmm).unwrap()).unwrap();
+        written["unstowing"] = serde_json::json!({ "seconds": 1, "nanoseconds": 0 });
+        fs::write(&vmm, written.to_string()).unwrap();
+        machine.forget_guest();
+    };
+    let guest = stower.unstow(machine.record()).await.map_err(|e| e.chain()).unwrap();
+    unfinished(&mut machine, guest);
+    let pid = machine.pid();
+    let later = host.again(NEWEST, "");
+    let found = later.driver.recover(machine.record()).await.map_err(|e| e.chain()).unwrap();
+    let Recovered::Alive(guest) = found else { panic!("{found:?}") };
+    assert_eq!((machine.pid(), stowed.exists()), (pid, false));
+    // And if it was not a daemon that died but a caller who went away.
+    unfinished(&mut machine, guest);
+    let guest = later.driver.stower().unwrap().unstow(machine.record()).await.map_err(|e| e.chain()).unwrap();
+    assert_eq!((machine.pid(), stowed.exists()), (pid, false));
+    machine.set_guest(guest);
+    assert_eq!(machine.who().await.0, id);
+    let guest = later.driver.stower().unwrap().unstow(machine.record()).await;
+    assert!(guest.is_err(), "it does not lie on disk");
+    let found = later.driver.recover(machine.record()).await.map_err(|e| e.chain()).unwrap();
+    let Recovered::Alive(guest) = found else { panic!("{found:?}") };
+    unfinished(&mut machine, guest);
+    assert!(Command::new("kill").args(["-KILL", &pid.unwrap().to_string()]).status().unwrap().success());
+    while machine.pid().is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let refusal = later.driver.stower().unwrap().unstow(machine.record()).await.unwrap_err();
+    assert_eq!(refusal.kind, ErrorKind::Guest, "{}", refusal.chain());
+    assert!(matches!(later.driver.recover(machine.record()).await.unwrap(), Recovered::Gone { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

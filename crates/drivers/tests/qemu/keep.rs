@@ -104,6 +104,30 @@ async fn a_daemon_that_died_in_between_loses_nothing() {
         found @ Recovered::Gone { .. } => panic!("{found:?}"),
     }
     assert_eq!(vm.sh("cat /opt/kept").await, "disk");
+    vm.freeze().await;
+    vm.stow().await;
+    vm.guest = None;
+    // And exactly when it has begun to write to its disk, so that what lies there fits it no more.
+    let disk = vm.place.data_dir.join("disk.ext4");
+    let written = || std::fs::metadata(&disk).and_then(|disk| disk.modified()).unwrap();
+    let before = written();
+    {
+        let stower = vm.driver.stower().unwrap();
+        tokio::select! {
+            done = stower.unstow(vm.record()) => drop(done.map_err(|e| e.chain()).unwrap()),
+            () = async {
+                while written() == before {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            } => {}
+        }
+    }
+    vm.driver = bed.next_driver();
+    match vm.driver.recover(vm.record()).await.map_err(|e| e.chain()).unwrap() {
+        Recovered::Alive(guest) => vm.guest = Some(guest),
+        found => panic!("{found:?}"),
+    }
+    assert_eq!(vm.sh("cat /opt/kept").await, "disk");
     vm.end().await;
 }
 

@@ -31,6 +31,10 @@ pub struct Waiting {
     rewire: Option<Reply<SandboxView>>,
     /// Why that change came to nothing.
     not_rewired: Option<Error>,
+    /// For the one change of limits there can be at a time.
+    relimit: Option<Reply<SandboxView>>,
+    /// Why that change came to nothing.
+    not_relimited: Option<Error>,
     /// For the one capture there can be at a time.
     capture: Option<Reply<Captured>>,
     /// What that capture came to.
@@ -52,6 +56,7 @@ impl Actor {
             Ask::Keepalive { request, reply } => drop(reply.send(self.keepalive(request))),
             Ask::Claim { claim, reply } => self.claim(claim, reply),
             Ask::Rewire { wanted, reply } => self.rewire(wanted, reply),
+            Ask::Relimit { wanted, reply } => self.relimit(wanted, reply),
             Ask::Capture { kind, into, reply } => self.capture(kind, into, reply),
             Ask::Touch => self.happen(Fact::Requested(Request::Use)),
             Ask::Guest { reply } => drop(reply.send(self.use_guest())),
@@ -150,6 +155,23 @@ impl Actor {
         self.waiting.not_rewired = Some(error);
     }
 
+    fn relimit(&mut self, wanted: Box<Resources>, reply: Reply<SandboxView>) {
+        let taken = self.can_retune(&wanted).and_then(|()| {
+            self.waiting.not_relimited = None;
+            self.take(Request::Relimit(wanted))
+        });
+        match taken {
+            Ok(()) => self.waiting.relimit = Some(reply),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+        self.answer_waiting();
+    }
+
+    /// A change of limits failed; whoever asked for it is told when the state says so too.
+    pub(super) fn not_relimited(&mut self, error: Error) {
+        self.waiting.not_relimited = Some(error);
+    }
+
     fn can_retune(&self, resources: &Resources) -> Result<()> {
         let spec = &self.record.state.spec;
         if resources.over(&spec.resources) == spec.resources {
@@ -182,6 +204,7 @@ impl Actor {
         self.answer_freezes();
         self.answer_claim();
         self.answer_rewire();
+        self.answer_relimit();
         self.answer_capture();
     }
 
@@ -232,6 +255,22 @@ impl Actor {
             }
         };
         if let Some(reply) = self.waiting.rewire.take() {
+            drop(reply.send(answer));
+        }
+    }
+
+    fn answer_relimit(&mut self) {
+        let state = &self.record.state;
+        let up = matches!(state.phase, Phase::Running { .. } | Phase::Paused { .. } | Phase::Capturing(_));
+        if self.waiting.relimit.is_none() || up && state.relimiting.is_some() {
+            return;
+        }
+        let answer = match self.waiting.not_relimited.take() {
+            Some(error) => Err(error),
+            None if up => Ok(state.view()),
+            None => Err(self.conflict(&format!("the change of its limits was given up: it is {}", state.phase.name()))),
+        };
+        if let Some(reply) = self.waiting.relimit.take() {
             drop(reply.send(answer));
         }
     }

@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::fabric::Fabric;
 use crate::guest::Guest;
 use crate::lane::{Ended, Lane};
+use crate::leash::Said;
 use crate::mailbox::{Ask, Inbox, Signals};
 use crate::outlet::Outlet;
 use crate::pump::pump;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub fabric: Arc<dyn Fabric>,
     /// Time.
     pub clock: Clock,
+    /// Until when those may run that others may be given.
+    pub leash: Arc<Said>,
     /// The daemon lets go of its sandboxes.
     pub detach: CancellationToken,
 }
@@ -202,6 +205,7 @@ impl Actor {
             if coming_up || effects.iter().any(claimed_or_rewired) {
                 // Nothing may exist that is not written down. The way down may go on: every effect of it can be repeated.
                 self.not_rewired(Error::new(error.kind, error.chain()));
+                self.not_relimited(Error::new(error.kind, error.chain()));
                 return self.happen(Fact::RecordUnwritable(error.chain()));
             }
         }
@@ -286,6 +290,9 @@ impl Actor {
                 }
                 if let Fact::RewireFailed(detail) | Fact::RewireInDoubt(detail) = &fact {
                     self.not_rewired(Error::new(kind, detail.clone()));
+                }
+                if let Fact::RetuneFailed(detail) = &fact {
+                    self.not_relimited(Error::new(kind, detail.clone()));
                 }
                 self.happen(fact);
             }
@@ -389,6 +396,7 @@ impl Actor {
             driver: Arc::clone(&self.driver),
             fabric: Arc::clone(&self.shared.fabric),
             guest: self.guest.clone(),
+            leash: Arc::clone(&self.shared.leash),
         }
     }
 

@@ -114,6 +114,7 @@ impl Driver for FakeDriver {
                     kept: Kept::default(),
                     main: None,
                     frozen: false,
+                    leash: None,
                     kill_failures,
                     limits: spec.resources.clone(),
                     files: FakeFiles::default(),

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::guest::{
     Attachment, BytesIn, BytesOut, Channel, Chunk, ExecInput, ExecOutput, ExecSession, Guest, OutputReader,
 };
+use crate::leash::Leash;
 
 /// Process id of every fake exec.
 const EXEC_PID: u32 = 3;
@@ -161,6 +162,14 @@ impl Guest for FakeGuest {
                 }
             })
             .await
+    }
+
+    async fn leash(&self, leash: Leash) -> Result<()> {
+        self.ask(|sandbox| {
+            sandbox.leash = sandbox.leash.max(Some(leash.until));
+            Ok(())
+        })
+        .await
     }
 
     async fn processes(&self) -> Result<Vec<GuestProcess>> {

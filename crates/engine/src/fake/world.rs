@@ -69,6 +69,8 @@ pub(super) struct FakeSandbox {
     pub kept: Kept,
     pub main: Option<FakeMain>,
     pub frozen: bool,
+    /// Until when it may run, as it was told.
+    pub leash: Option<Duration>,
     pub kill_failures: u32,
     pub limits: Resources,
     pub files: FakeFiles,

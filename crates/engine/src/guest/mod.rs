@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 pub use artifact::put_artifact;
 
 use crate::error::Result;
+use crate::leash::Leash;
 
 /// A live agent. Methods may be called concurrently and their futures dropped at any point.
 #[async_trait]
@@ -41,6 +42,9 @@ pub trait Guest: Send + Sync + std::fmt::Debug {
 
     /// Sends a signal to the main process.
     async fn signal_main(&self, signal: Signal) -> Result<()>;
+
+    /// Lets what is inside run until that moment; then it stands still, whether a daemon lives or not, until this is said again. An earlier moment than the last changes nothing.
+    async fn leash(&self, leash: Leash) -> Result<()>;
 
     /// Lists the processes inside.
     async fn processes(&self) -> Result<Vec<GuestProcess>>;

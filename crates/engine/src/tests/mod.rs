@@ -4,6 +4,7 @@ mod capture;
 mod claim;
 mod crash;
 mod failure;
+mod lasting;
 mod life;
 mod limits;
 mod machine;

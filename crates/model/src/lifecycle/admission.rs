@@ -7,7 +7,7 @@ use super::state::{Phase, Rung, State, Stopping, Then};
 use super::stow::{Stow, StowStep};
 use crate::Timestamp;
 use crate::network::NetworkSpec;
-use crate::spec::{ClaimSpec, Owner, StopSpec};
+use crate::spec::{ClaimSpec, Owner, Resources, StopSpec};
 
 /// The answer to a request, before anything is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub enum Reason {
     Claiming,
     /// Another network is being given to it: ask again after it.
     Rewiring,
+    /// Other limits are being given to it: ask again after it.
+    Relimiting,
     /// It cannot have that network.
     Unfit(Unfit),
     /// It is nobody's yet.
@@ -56,6 +58,9 @@ impl std::fmt::Display for Reason {
             Self::Claiming => f.write_str("the sandbox is just being taken from its pool; ask again when that is done"),
             Self::Rewiring => {
                 f.write_str("the network of the sandbox is just being changed; ask again when that is done")
+            }
+            Self::Relimiting => {
+                f.write_str("the limits of the sandbox are just being changed; ask again when that is done")
             }
             Self::Unfit(unfit) => unfit.fmt(f),
             Self::Pooled => f.write_str("the sandbox stands ready in a pool and is nobody's yet; claim it first"),
@@ -79,6 +84,7 @@ pub fn admission(state: &State, request: &Request, at: Timestamp) -> Admission {
             _ => not_running(&state.phase),
         },
         Request::Rewire(wanted) => rewire(state, wanted),
+        Request::Relimit(wanted) => relimit(state, wanted),
         Request::Pause(to) => pause(state, *to),
         Request::Resume { .. } => match state.phase {
             Phase::Paused { thawing: false } | Phase::Stow(Stow { step: StowStep::Lying, .. }) => Admission::Accept,
@@ -151,6 +157,27 @@ fn rewire(state: &State, wanted: &NetworkSpec) -> Admission {
         Ok(to) if to == state.spec.network => Admission::AlreadySo,
         Ok(_) => Admission::Accept,
     }
+}
+
+/// A group has its limits, frozen or not; what lies on disk has none that could change.
+fn relimit(state: &State, wanted: &Resources) -> Admission {
+    match state.phase {
+        Phase::Running { freezing: false } | Phase::Paused { thawing: false } => {}
+        Phase::Running { .. } | Phase::Paused { .. } => return Admission::Deny(Reason::Busy),
+        Phase::Stow(Stow { step: StowStep::Lying, .. }) => return Admission::Deny(Reason::Stowed),
+        _ => return not_running(&state.phase),
+    }
+    if state.spec.origin.owner == Owner::Pool {
+        return Admission::Deny(Reason::Pooled);
+    }
+    if state.is_claiming() {
+        return Admission::Deny(Reason::Claiming);
+    }
+    if state.relimiting.is_some() {
+        return Admission::Deny(Reason::Relimiting);
+    }
+    // What is not in force yet does not count: asked for again, it is set again.
+    if wanted.over(&state.spec.resources) == state.spec.resources { Admission::AlreadySo } else { Admission::Accept }
 }
 
 /// A life span can be given to whatever has one, frozen or not, also while the daemon is finding it again.

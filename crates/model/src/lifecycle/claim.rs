@@ -90,14 +90,18 @@ impl Life {
                 self.ask_rewire();
             }
             self.claim_settled();
+        } else {
+            self.relimit_done();
         }
     }
 
-    /// Limits that do not hold are worse than no sandbox.
+    /// Limits of a claim that do not hold are worse than no sandbox.
     pub(super) fn retune_failed(&mut self, detail: String) {
         if self.now.retuning.take().is_some() {
             self.note(format!("limits of the claim could not be set: {detail}"));
             self.bring_down(Cause::StartFailed { stage: "set limits".to_owned(), detail }, None);
+        } else {
+            self.relimit_failed(&detail);
         }
     }
 }

@@ -20,6 +20,10 @@ impl Life {
             Phase::Pending => self.release(cause),
             Phase::Preparing { .. } | Phase::Starting { .. } => self.abandon(cause),
             Phase::Running { freezing: false } => self.end_in_order(cause, ask),
+            // Another may run in its stead: nothing of it is to run again, not even on the way to its death.
+            Phase::Running { freezing: true } | Phase::Paused { .. } if ask.is_none() && self.now.spec.leashed => {
+                self.destroy(cause, false);
+            }
             Phase::Running { freezing: true } | Phase::Paused { .. } => self.thaw_then(cause, ask),
             Phase::Capturing(_) => {
                 self.abandon_capture();
@@ -202,6 +206,7 @@ impl Life {
         }
         self.now.ended_at = Some(self.at);
         self.now.retuning = None;
+        self.now.relimiting = None;
         self.now.rewiring = None;
         self.note(cause.message());
         self.now.phase = match cause {

@@ -154,6 +154,8 @@ pub enum Request {
     Claim(Box<ClaimSpec>),
     /// Have another network: rules, names, ports, limits.
     Rewire(Box<NetworkSpec>),
+    /// Have other limits; what is absent stays.
+    Relimit(Box<Resources>),
     /// Keep what others can be made from.
     Capture {
         /// What of it.
@@ -242,6 +244,7 @@ impl Fact {
             Self::Requested(Request::Keepalive { .. }) => "keepalive requested",
             Self::Requested(Request::Claim(_)) => "claim requested",
             Self::Requested(Request::Rewire(_)) => "rewire requested",
+            Self::Requested(Request::Relimit(_)) => "relimit requested",
             Self::Requested(Request::Capture { .. }) => "capture requested",
             Self::Requested(Request::Delete) => "delete requested",
             Self::Requested(Request::Use) => "use requested",

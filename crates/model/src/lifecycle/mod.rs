@@ -12,6 +12,7 @@ mod descent;
 pub mod event;
 mod limits;
 mod recovery;
+mod relimit;
 mod rewire;
 pub mod state;
 pub mod step;

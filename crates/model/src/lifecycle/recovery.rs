@@ -114,6 +114,7 @@ impl Life {
             self.retune(resources);
         } else {
             self.ask_rewire();
+            self.ask_relimit();
         }
     }
 

@@ -138,6 +138,8 @@ impl Life {
             self.bring_down(Cause::StartFailed { stage: "write record".to_owned(), detail }, None);
         } else if self.now.rewiring.take().is_some() {
             self.note(format!("network stays as it was, since the record could not be written: {detail}"));
+        } else {
+            self.relimit_failed(&format!("the record could not be written: {detail}"));
         }
     }
 }

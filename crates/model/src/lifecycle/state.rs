@@ -67,6 +67,9 @@ pub struct State {
     /// Limits of a claim that are not in force yet.
     #[serde(default)]
     pub retuning: Option<Resources>,
+    /// Limits that were asked for while it lives and are not in force yet; those in `spec` were before them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relimiting: Option<Resources>,
     /// Its place in the node's network. Kept when it has ended; by then the place may be another's.
     #[serde(default)]
     pub network: Option<NetworkLease>,
@@ -293,6 +296,7 @@ impl State {
             last_use: at,
             expired: None,
             retuning: None,
+            relimiting: None,
             network: None,
             rewiring: None,
             ended_at: None,

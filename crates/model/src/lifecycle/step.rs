@@ -336,6 +336,7 @@ impl Life {
             Request::Keepalive { span, shorten } => self.keep_alive(span, shorten),
             Request::Claim(claim) => self.claim(*claim),
             Request::Rewire(wanted) => self.rewire(&wanted),
+            Request::Relimit(wanted) => self.relimit(*wanted),
             Request::Capture { kind, into } => self.capture(kind, into),
             Request::Delete => self.delete(),
             Request::Use => self.now.last_use = self.at,

@@ -200,9 +200,11 @@ impl Guest {
 
     fn renew(&self, renewal: Renewal) -> Reply {
         let mut memory = self.memory();
-        if memory.setup.is_none() || !memory.quiesced {
+        // Told twice it is as if told once.
+        if memory.setup.is_none() || !(memory.quiesced || memory.renewed) {
             return refusal(ErrorKind::Conflict, "it was not quiesced");
         }
+        memory.quiesced = true;
         if memory.seeds.contains(&renewal.moment.entropy) {
             return refusal(ErrorKind::InvalidSpec, "moment.entropy: it had that before");
         }

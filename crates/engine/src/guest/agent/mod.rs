@@ -36,7 +36,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{Attachment, BytesIn, BytesOut, Channel, ExecSession, Guest, OutputReader};
 use crate::error::{Error, Result};
+use crate::leash::Leash;
 
+/// Between the daemon's beats: what is late is said again with the next.
+const LEASH_DEADLINE: Duration = Duration::from_secs(1);
 /// An answer that needs no work. Long enough for a machine under a burst of creates; a frozen sandbox runs into it.
 const REPLY_DEADLINE: Duration = Duration::from_secs(10);
 /// Starting a program: on top of the above, the kernel may have to read it from a slow disk.
@@ -323,6 +326,16 @@ impl Guest for AgentGuest {
     async fn signal_main(&self, signal: Signal) -> Result<()> {
         const DOING: &str = "signal the main process";
         match self.call(&Request::Signal { signal }, DOING, REPLY_DEADLINE).await? {
+            Reply::Done => Ok(()),
+            _ => Err(self.wrong_reply(DOING)),
+        }
+    }
+
+    async fn leash(&self, leash: Leash) -> Result<()> {
+        const DOING: &str = "lengthen the leash";
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Leash { until_ms: millis(leash.until), within_ms: millis(leash.left()) };
+        match self.call(&request, DOING, LEASH_DEADLINE).await? {
             Reply::Done => Ok(()),
             _ => Err(self.wrong_reply(DOING)),
         }

@@ -68,7 +68,9 @@ async fn misbehave(mut stream: Stream, protocol: u32, port: u16, opens: mpsc::Se
     match request {
         Request::Hello => write_header::<AgentFrame>(&mut stream, &hello(protocol)).await.unwrap(),
         // A reply that does not belong to the question.
-        Request::Processes => write_header::<AgentFrame>(&mut stream, &Reply::Done).await.unwrap(),
+        Request::Processes | Request::Leash { .. } => {
+            write_header::<AgentFrame>(&mut stream, &Reply::Done).await.unwrap()
+        }
         // A frame of four gigabytes.
         Request::Stats => stream.write_all(&[0xff, 0xff, 0xff, 0xff, 0x01]).await.unwrap(),
         // Nothing at all.

@@ -60,7 +60,12 @@ fn all_facts(state: &State) -> Vec<Fact> {
         [Request::Kill, Request::Pause(PauseTo::Memory), Request::Pause(PauseTo::Disk), Request::Delete, Request::Use]
             .map(Fact::Requested),
     );
-    facts.extend([claim_with_network(None, state), claim_with_network(Some(1), state), rewire(other_network())]);
+    facts.extend([
+        claim_with_network(None, state),
+        claim_with_network(Some(1), state),
+        rewire(other_network()),
+        relimit(7),
+    ]);
     facts.extend([None, Some(1)].map(|memory| claim_to_run(claim_with_network(memory, state))));
     facts.extend([None, Some(1)].map(|memory| claim_to_run(claim(memory))));
     facts.extend([resume(None), capture(), claim(None), claim(Some(1)), claim(Some(2)), keepalive(None, false)]);
@@ -75,12 +80,12 @@ type Kind = (&'static str, bool, bool, bool, usize, String);
 
 fn kind(state: &State) -> Kind {
     let flags = format!(
-        "{} {} {:?} {:?} {} {:?} {:?} {:?} {}",
+        "{} {} {:?} {:?} {:?} {:?} {:?} {:?} {}",
         state.drained,
         state.deleting,
         state.expired,
         (state.spec.origin.owner, state.awaits_program()),
-        state.retuning.is_some(),
+        (state.retuning.is_some(), state.relimiting.is_some()),
         (state.network.is_some(), state.rewiring.as_ref().map(|rewiring| rewiring.claim)),
         match &state.phase {
             Phase::Capturing(capturing) => Some(capturing.from_paused),

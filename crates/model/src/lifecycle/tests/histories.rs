@@ -201,6 +201,7 @@ impl World {
             22 => self.event(claim(luck.is_multiple_of(2).then_some(1 + u64::from(luck % 4 / 2)))),
             24 if luck.is_multiple_of(3) => self.event(rewire(NetworkSpec::new(NetworkMode::Internal))),
             24 if luck.is_multiple_of(7) => self.event(rewire(NetworkSpec::default())),
+            24 if luck.is_multiple_of(5) => self.event(relimit(u64::from(luck % 8))),
             24 => self.event(rewire(other_network())),
             23 => self.pass_time(),
             6 => self.event(Fact::Requested(Request::Use)),
@@ -263,7 +264,7 @@ fn check_network(before: &State, after: &State, fact: &Fact) {
         assert_eq!(fact.name(), wanted);
     }
     if after.is_terminal() {
-        assert!(after.rewiring.is_none() && after.retuning.is_none());
+        assert!(after.rewiring.is_none() && after.retuning.is_none() && after.relimiting.is_none());
     }
     // A member's network is nobody's until everything of its claim is in force.
     let ready = |state: &State| state.ready_at.is_some();
@@ -361,6 +362,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             Just(claim(None)),
             Just(claim(Some(1))),
             Just(rewire(other_network())),
+            Just(relimit(3)),
             Just(rewire(NetworkSpec::new(NetworkMode::Internal))),
             Just(Fact::Requested(Request::Delete)),
             Just(Fact::Requested(Request::Use)),

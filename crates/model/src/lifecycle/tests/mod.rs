@@ -45,6 +45,10 @@ fn other_network() -> NetworkSpec {
     NetworkSpec { egress, ..NetworkSpec::new(NetworkMode::Internet) }
 }
 
+fn relimit(memory: u64) -> Fact {
+    Fact::Requested(Request::Relimit(Box::new(Resources { memory_bytes: Some(memory), ..Resources::default() })))
+}
+
 fn rewire(to: NetworkSpec) -> Fact {
     Fact::Requested(Request::Rewire(Box::new(to)))
 }
@@ -223,6 +227,25 @@ fn a_life_span_stands_while_it_is_frozen() {
 }
 
 #[test]
+fn what_another_replaces_is_killed_as_it_stands_still() {
+    for leashed in [false, true] {
+        let mut state = running();
+        std::sync::Arc::make_mut(&mut state.spec).leashed = leashed;
+        feed(&mut state, 10, Fact::Requested(Request::Pause(PauseTo::Memory)));
+        feed(&mut state, 11, Fact::Frozen);
+        let effects = feed(&mut state, 12, Fact::Requested(Request::Kill));
+        let wanted = if leashed { Effect::Destroy { polite: false } } else { Effect::Thaw };
+        assert_eq!(effects, [wanted]);
+    }
+    // Asked to end, it must be able to hear that.
+    let mut state = running();
+    std::sync::Arc::make_mut(&mut state.spec).leashed = true;
+    feed(&mut state, 10, Fact::Requested(Request::Pause(PauseTo::Memory)));
+    feed(&mut state, 11, Fact::Frozen);
+    assert_eq!(feed(&mut state, 12, Fact::Requested(Request::Stop(StopSpec::default()))), [Effect::Thaw]);
+}
+
+#[test]
 fn of_two_claims_one_finds_a_member() {
     let mut state = pooled(false);
     assert_eq!((state.phase.spot(), state.deadline(), state.expires_at), ("running", None, None));
@@ -274,6 +297,28 @@ fn networked() -> State {
         feed(&mut state, 10, fact);
     }
     state
+}
+
+#[test]
+fn limits_are_on_record_as_asked_for_until_they_are_in_force() {
+    let mut state = networked();
+    let before = state.spec.resources.clone();
+    let Fact::Requested(request) = relimit(7) else { unreachable!() };
+    let Request::Relimit(wanted) = &request else { unreachable!() };
+    assert_eq!(feed(&mut state, 20, relimit(7)), [Effect::Retune((**wanted).clone())]);
+    assert_eq!((&state.spec.resources, &state.relimiting), (&before, &Some((**wanted).clone())));
+    assert_eq!(admission(&state, &request, ms(20)), Admission::Deny(Reason::Relimiting));
+    assert_eq!(admission(&state, &Request::Use, ms(20)), Admission::Accept);
+    feed(&mut state, 21, Fact::RetuneFailed("in use".into()));
+    assert_eq!((&state.spec.resources, &state.relimiting, state.phase.spot()), (&before, &None, "running"));
+    // The daemon dies in between: they are asked for again.
+    feed(&mut state, 30, relimit(7));
+    feed(&mut state, 31, Fact::Restarted);
+    let effects = feed(&mut state, 32, Fact::Adopted(MainSeen::Idle));
+    assert!(effects.contains(&Effect::Retune((**wanted).clone())), "{effects:?}");
+    feed(&mut state, 33, Fact::Retuned);
+    assert_eq!((state.spec.resources.memory_bytes, &state.relimiting), (Some(7), &None));
+    assert_eq!(admission(&state, &request, ms(34)), Admission::AlreadySo);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::attempt;
+use crate::{attempt, beat};
 
 /// Runs one verb to its end.
 pub fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
@@ -51,6 +51,10 @@ pub fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
         ["forks", count] => forks(number(count)?)?,
         ["tree", depth] => tree(number(depth)?)?,
         ["spin", ms] => spin(Duration::from_millis(number(ms)?))?,
+        ["beat", ms] => beat::beat(Duration::from_millis(number(ms)?))?,
+        ["fill", dir, count, bytes] => beat::fill(dir.as_ref(), number(count)?, number(bytes)?)?,
+        ["churn", dir] => beat::churn(dir.as_ref(), None)?,
+        ["churn", dir, file] => beat::churn(dir.as_ref(), Some(file.as_ref()))?,
         ["affinity"] => affinity()?,
         ["listen"] => listen()?,
         ["connect", address] => println!("{}", attempt::outcome(std::net::TcpStream::connect(address))),
@@ -71,7 +75,7 @@ where
 }
 
 /// Passing time is what this program is for.
-fn pause(time: Duration) {
+pub fn pause(time: Duration) {
     let end = Instant::now() + time;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         std::thread::park_timeout(left);
@@ -83,6 +87,21 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 }
 
 /// Waits for SIGTERM or SIGINT; with `ignore`, notes them and goes on.
+/// Says as what it was started, with what, and what the file holds that it was given; then holds.
+pub fn stand_in(name: &str, args: &[String]) -> ExitCode {
+    let words = [&[name.to_owned()], args].concat().join(" ");
+    let read = args.last().map(std::fs::read_to_string);
+    match read {
+        None => println!("{words}"),
+        Some(Ok(text)) => println!("{words}: {}", text.trim_end()),
+        Some(Err(error)) => {
+            println!("{words}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    if hold(false).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn hold(ignore: bool) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     runtime()?.block_on(async {

@@ -4,6 +4,7 @@
 //! can demand the specific one.
 
 mod attempt;
+mod beat;
 mod behave;
 mod escape;
 mod network;
@@ -25,6 +26,9 @@ const USAGE: &str = "usage: probe <verb> [arguments]
   forks <count>                  start children that hold; print how many started and the errno that stopped it
   tree <depth>                   children in sessions of their own that outlive nothing but a cgroup kill; hold
   spin <ms>                      use the CPU; print the milliseconds of CPU time it got
+  beat <ms>                      wake every millisecond; print when it was later than that, and by how many microseconds
+  fill <directory> <count> <bytes>  so many files of so many bytes
+  churn <directory> [file]       go on writing: a log that grows, the files of `fill` anew, pages anywhere in the file
   affinity                       print the CPUs it may run on
   listen                         print a port of 127.0.0.1; answer each connection with what it says, then `bye`
   web <port> <port>              a web server on loopback (`moat_testkit::web`), and WebSockets that echo; print `ready`
@@ -32,8 +36,16 @@ const USAGE: &str = "usage: probe <verb> [arguments]
   try <call> [argument]          attempt it, print `ok` or the errno; `probe try list` names the calls
   tries <'call argument'> …      several of them, each answer after its call";
 
+/// Names under which it stands in for what job files run.
+const STAND_INS: [&str; 3] = ["consumer", "dashboard", "dotnet"];
+
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().collect();
+    let program = if args.is_empty() { String::new() } else { args.remove(0) };
+    let name = std::path::Path::new(&program).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if STAND_INS.contains(&name) {
+        return behave::stand_in(name, &args);
+    }
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match behave::run(&words) {
         Ok(code) => code,
