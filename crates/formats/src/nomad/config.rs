@@ -138,55 +138,13 @@ fn capabilities(fields: &Fields<'_>, name: &'static str) -> Vec<String> {
         lower.strip_prefix("cap_").map_or(lower.clone(), str::to_owned)
     };
     let names: Vec<String> = given.iter().map(plain).collect();
-    let unknown: Vec<&str> =
-        names.iter().map(String::as_str).filter(|name| *name != "all" && !CAPABILITIES.contains(name)).collect();
+    let unknown: Vec<&str> = names
+        .iter()
+        .map(String::as_str)
+        .filter(|name| *name != "all" && !moat_model::capability::NAMES.contains(name))
+        .collect();
     if !unknown.is_empty() {
         fields.refuse(name, format!("{name} names no capability of Linux: {}", unknown.join(", ")), "");
     }
     names
 }
-
-/// All of Linux, in the kernel's order.
-const CAPABILITIES: [&str; 41] = [
-    "chown",
-    "dac_override",
-    "dac_read_search",
-    "fowner",
-    "fsetid",
-    "kill",
-    "setgid",
-    "setuid",
-    "setpcap",
-    "linux_immutable",
-    "net_bind_service",
-    "net_broadcast",
-    "net_admin",
-    "net_raw",
-    "ipc_lock",
-    "ipc_owner",
-    "sys_module",
-    "sys_rawio",
-    "sys_chroot",
-    "sys_ptrace",
-    "sys_pacct",
-    "sys_admin",
-    "sys_boot",
-    "sys_nice",
-    "sys_resource",
-    "sys_time",
-    "sys_tty_config",
-    "mknod",
-    "lease",
-    "audit_write",
-    "audit_control",
-    "setfcap",
-    "mac_override",
-    "mac_admin",
-    "syslog",
-    "wake_alarm",
-    "block_suspend",
-    "audit_read",
-    "perfmon",
-    "bpf",
-    "checkpoint_restore",
-];
