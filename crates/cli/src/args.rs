@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    alloc, api_key, completions, devrun, events, exec, guest, image, job, lameduck, logs, network, node, ps, run,
+    alloc, api_key, completions, devrun, events, exec, guest, image, jail, job, lameduck, logs, network, node, ps, run,
     sandbox, snapshot, stop, template, up,
 };
 use crate::failure::Policy;
@@ -17,7 +17,7 @@ use crate::parse;
 #[command(name = "moat", version, max_term_width = 110, disable_help_subcommand = true, subcommand_required = true)]
 #[command(after_help = "Exit codes: 0 done; 2 to 9 and 70 by kind of failure (docs/errors.md). \
     run, devrun, exec, alloc exec, sandbox run and sandbox exec pass on the program's own code and use 125 for failures \
-    of moat; job run and job plan have codes of their own. Below job, alloc and node, long options may have one dash, as \
+    of moat; job run and job plan have codes of their own, jail commands 1 or that of the program. Below job, alloc and node, long options may have one dash, as \
     Nomad writes them.")]
 pub struct Cli {
     /// Options of every command.
@@ -206,6 +206,8 @@ pub enum Command {
     /// Allocations: instances of jobs, wherever they run
     #[command(subcommand)]
     Alloc(alloc::AllocCommand),
+    /// Jails: environments with a name, an address and files that last, with Bastille's words
+    Jail(jail::JailArgs),
     /// Sandboxes: create them, run programs in them, move files, pause, fork
     #[command(subcommand, visible_alias = "sb")]
     Sandbox(sandbox::SandboxCommand),
@@ -256,6 +258,7 @@ impl Command {
         match self {
             Self::Run(_) | Self::Devrun(_) | Self::Exec(_) => Policy::Program,
             Self::Sandbox(command) if command.passes_code() => Policy::Program,
+            Self::Jail(_) => Policy::Always(1),
             Self::Job(command) => command.policy(),
             Self::Alloc(command) => command.policy(),
             _ => Policy::Kind,

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // A shell that asks for candidates gets them, and nothing else happens.
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();
-    let arguments = jobs::dashes::doubled(&Cli::command(), std::env::args_os());
+    let arguments = jobs::dashes::doubled(&Cli::command(), commands::jail::argv::prepared(std::env::args_os()));
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage_error(&error),
@@ -88,6 +88,7 @@ fn usage_error(error: &clap::Error) -> ExitCode {
     let policy = match lenient.as_ref().ok().and_then(|matches| matches.subcommand()) {
         Some(("run" | "devrun" | "exec", _)) => Policy::Program,
         Some(("sandbox", inner)) if matches!(inner.subcommand_name(), Some("run" | "exec")) => Policy::Program,
+        Some(("jail", _)) => Policy::Always(1),
         Some(("job", inner)) if inner.subcommand_name() == Some("run") => Policy::Always(1),
         Some(("job", inner)) if inner.subcommand_name() == Some("plan") => Policy::Always(255),
         Some(("alloc", inner)) if inner.subcommand_name() == Some("exec") => Policy::Program,

@@ -137,6 +137,11 @@ impl Output {
         if self.colour_out { text.style(style).to_string() } else { text.to_owned() }
     }
 
+    /// The same for standard error.
+    pub fn styled_error(&self, text: &str, style: Style) -> String {
+        if self.colour_err { text.style(style).to_string() } else { text.to_owned() }
+    }
+
     /// Refuses `--json` where it would be ignored.
     pub fn no_json(&self, command: &str) -> Result<(), Failure> {
         if self.json { Err(Failure::invalid(format!("--json does not apply to {command}"))) } else { Ok(()) }

@@ -1,7 +1,8 @@
 //! What the operator decides about fetching.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -147,15 +148,41 @@ pub struct NetworkPolicy {
     pub deny: Vec<IpNet>,
     /// Private networks may be fetched from: most jobs do.
     pub private: bool,
+    /// Where names lead, whatever a resolver says. In lower case.
+    pub hosts: BTreeMap<String, HostAddress>,
+}
+
+/// Where a name leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostAddress {
+    /// The host.
+    pub address: IpAddr,
+    /// The only port there. With one, the operator has named a server: it may be fetched from by this name whatever else is
+    /// said about its address, and nothing else on that host may. Without, the address is asked about like any other.
+    pub port: Option<u16>,
+}
+
+impl HostAddress {
+    /// Reads `192.0.2.1`, `192.0.2.1:8080`, `2001:db8::1` and `[2001:db8::1]:8080`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let server = text.parse().ok().map(|server: SocketAddr| (server.ip(), Some(server.port())));
+        let (address, port) = server.or_else(|| Some((text.parse().ok()?, None)))?;
+        (port != Some(0)).then_some(Self { address, port })
+    }
 }
 
 impl Default for NetworkPolicy {
     fn default() -> Self {
-        Self { allow: Vec::new(), deny: Vec::new(), private: true }
+        Self { allow: Vec::new(), deny: Vec::new(), private: true, hosts: BTreeMap::new() }
     }
 }
 
 impl NetworkPolicy {
+    /// Where the operator says that `host` leads.
+    pub fn named(&self, host: &str) -> Option<HostAddress> {
+        self.hosts.get(&host.to_ascii_lowercase()).copied()
+    }
+
     /// Why `address` may not be fetched from; nothing if it may.
     pub fn refusal(&self, address: IpAddr) -> Option<&'static str> {
         let address = unwrapped(address);
@@ -286,11 +313,24 @@ mod tests {
             allow: vec!["127.0.0.0/8".parse().unwrap()],
             deny: vec!["8.8.8.0/24".parse().unwrap()],
             private: false,
+            hosts: BTreeMap::new(),
         };
         assert!(!refused(&policy, "127.0.0.1"));
         assert!(!refused(&policy, "::ffff:127.0.0.1"));
         assert!(refused(&policy, "8.8.8.8"));
         assert!(refused(&policy, "10.0.0.1"));
         assert!(refused(&policy, "fd12::1"));
+    }
+
+    #[test]
+    fn a_name_leads_to_an_address_or_to_one_port_there() {
+        let read = |text: &str| HostAddress::parse(text).map(|to| (to.address.to_string(), to.port));
+        assert_eq!(read("192.0.2.1"), Some(("192.0.2.1".to_owned(), None)));
+        assert_eq!(read("192.0.2.1:8080"), Some(("192.0.2.1".to_owned(), Some(8080))));
+        assert_eq!(read("::1"), Some(("::1".to_owned(), None)));
+        assert_eq!(read("[::1]:80"), Some(("::1".to_owned(), Some(80))));
+        for bad in ["", "example.com", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:99999", "[::1]"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
     }
 }

@@ -15,7 +15,7 @@ mod parent;
 mod request;
 mod wire;
 
-pub use config::{GetterConfig, Ids, Limits, NetworkPolicy};
+pub use config::{GetterConfig, HostAddress, Ids, Limits, NetworkPolicy};
 pub use error::{FetchError, FetchErrorKind};
 pub use origin::{Origin, check, origin};
 pub use parent::Getter;

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kit::*;
-use moat_getter::{FetchErrorKind as Kind, ProgressSink};
+use moat_getter::{FetchErrorKind as Kind, HostAddress, ProgressSink};
 use moat_model::job::ArtifactMode::{Any, Dir, File};
 use sha2::{Digest as _, Sha256};
 
@@ -101,6 +101,38 @@ fn a_server_that_says_no_and_one_that_is_not_there() {
     let error = node.fetch(artifact(format!("http://{gone}/f"))).unwrap_err();
     assert_eq!(error.kind, Kind::Unreachable, "{error}");
     assert!(node.files().is_empty());
+}
+
+#[test]
+fn a_name_leads_where_the_operator_says_to_one_port_and_nothing_else_of_that_host() {
+    let server = Server::of("there");
+    let other = Server::of("not for jobs");
+    let node = Node::with(|config| {
+        config.network.allow.clear();
+        let lead = |text: String| HostAddress::parse(&text).unwrap();
+        config.network.hosts.insert("s3.internal.test".to_owned(), lead(server.address.to_string()));
+        config.network.hosts.insert("node.internal.test".to_owned(), lead("127.0.0.1".to_owned()));
+    });
+    for source in ["http://s3.internal.test/f", "http://S3.Internal.Test/f"] {
+        node.fetch(to("local/f", File, source)).unwrap();
+        assert_eq!(std::fs::read(node.local("f")).unwrap(), b"there");
+    }
+    node.fetch(to("local/g", File, format!("http://s3.internal.test:{}/f", server.address.port()))).unwrap();
+    assert!(server.requests().iter().all(|request| request.headers["host"].starts_with("s3.internal.test")));
+    let port = other.address.port();
+    for source in [
+        format!("http://s3.internal.test:{port}/f"),
+        format!("http://127.0.0.1:{port}/f"),
+        format!("http://127.0.0.1:{}/f", server.address.port()),
+        format!("http://node.internal.test:{port}/f"),
+        format!("git::http://s3.internal.test:{port}/r.git"),
+        "git::http://s3.internal.test/r.git".to_owned(),
+    ] {
+        let error = node.fetch(to("local/no", Any, source.clone())).unwrap_err();
+        assert_eq!(error.kind, Kind::AddressDenied, "{source}: {error}");
+    }
+    assert!(other.requests().is_empty(), "nobody spoke to it");
+    assert!(!node.local("no").exists());
 }
 
 /// A server with a certificate only it vouches for.

@@ -70,6 +70,11 @@ impl Dirs {
         self.data.join("allocations")
     }
 
+    /// Jails: their records, files, releases and templates.
+    pub fn jails(&self) -> PathBuf {
+        self.data.join("jails")
+    }
+
     /// Fetched artifacts of tasks by checksum.
     pub fn fetched(&self) -> PathBuf {
         self.data.join("fetched")

@@ -22,6 +22,7 @@ pub mod guard;
 pub mod guest;
 pub mod http;
 pub mod identity;
+pub mod jails;
 pub mod jetstream;
 pub mod jobs;
 pub mod logfile;

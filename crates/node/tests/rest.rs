@@ -320,6 +320,9 @@ async fn every_route_asks_who_it_is() {
     let snapshot = red.post(&format!("sandboxes/{id}/snapshots"), &json!({})).await;
     assert_ne!(snapshot.status, 500);
 
+    red.post("jails", &json!({"name": "reds", "kind": "empty"})).await.expect(200);
+    let jail = red.get("jails/reds").await.expect(200);
+
     let document: Value = serde_json::from_str(&moat_node::http::openapi::json()).unwrap();
     let mut routes = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -330,7 +333,9 @@ async fn every_route_asks_who_it_is() {
     // This node has no NATS, so nothing of a cluster is served to anybody: whose it is is not even looked up.
     let of_the_cluster = ["/jobs", "/allocations", "/evaluations", "/deployments", "/nodes/"];
     for (method, template) in &routes {
-        let path = template.replace("{id}", &id).replace("{pid}", "2").replace("{name}", "nothing");
+        let of_a_jail = template.starts_with("/api/v1/jails/{name}");
+        let name = if of_a_jail { "reds" } else { "nothing" };
+        let path = template.replace("{id}", &id).replace("{pid}", "2").replace("{name}", name);
         let query = if path.ends_with("/files") || path.contains("/files/") { "?path=/x" } else { "" };
         let path = format!("{path}{query}");
         let ask = async |client: &Client| {
@@ -363,6 +368,8 @@ async fn every_route_asks_who_it_is() {
             assert!((400..500).contains(&other) || other == 503, "{method} {path}: {other}");
             continue;
         }
+        // What it must be told is asked for before it is looked up.
+        assert!(!of_a_jail || matches!(other, 400 | 404 | 422), "{method} {path} of another tenant: {other}");
         match (changes, template.contains("{id}")) {
             (true, _) => assert_eq!(other, 403, "{method} {path}"),
             (false, true) => assert_eq!(other, 404, "{method} {path} of another tenant"),
@@ -371,6 +378,8 @@ async fn every_route_asks_who_it_is() {
     }
     let seen = client.key(&blue).get("sandboxes?limit=1000").await.expect(200);
     assert_eq!(seen["sandboxes"], json!([]));
+    assert_eq!(client.key(&blue).get("jails").await.expect(200)["jails"], json!([]));
+    assert_eq!(red.get("jails/reds").await.expect(200), jail, "nothing above did anything to it");
     assert_eq!(client.key(&blue).with("x-moat-namespace", "red").get("sandboxes").await.status, 403);
     let all = client.key(&admin).with("x-moat-namespace", "red").get("sandboxes").await.expect(200);
     assert_eq!(all["sandboxes"][0]["id"], id.as_str(), "nothing above did anything to it");
@@ -395,6 +404,7 @@ async fn without_keys_only_this_machine_is_served() {
         keys: daemon.node.keys().clone(),
         pages: None,
         cluster: None,
+        jails: None,
         scratch: "/nowhere".into(),
     };
     let refused = moat_node::http::serve(&["0.0.0.0:0".parse().unwrap()], services).await.unwrap_err();

@@ -2,7 +2,11 @@
 //!
 //! One static file, so it runs in an empty root. Where and how to connect it reads from its environment, which reached it
 //! sealed: `NATS_URL`, and if the server asks for it `NATS_CREDS` (the text of a credentials file) or `NATS_USER` and
-//! `NATS_PASSWORD`. `ECHO_NAME` chooses the subject, `echo.<name>`.
+//! `NATS_PASSWORD`. `NATS_URL` may be several, with commas. `ECHO_NAME` chooses the subject, `echo.<name>`; with `ECHO_QUEUE`
+//! each request goes to one of those in this queue group; what `ECHO_SIGNATURE` says is put before each answer, so that
+//! callers see whose it is.
+//!
+//! Asked to end, it takes no more requests, answers those that were on their way, and ends.
 
 use std::env;
 use std::process::ExitCode;
@@ -55,14 +59,20 @@ async fn connect(url: &str) -> anyhow::Result<Client> {
     } else if let (Ok(user), Ok(password)) = (env::var("NATS_USER"), env::var("NATS_PASSWORD")) {
         options = options.user_and_password(user, password);
     }
-    options.connect(url).await.with_context(|| format!("connect to {url}"))
+    let servers: Vec<&str> = url.split(',').collect();
+    options.connect(servers.as_slice()).await.with_context(|| format!("connect to {url}"))
 }
 
 async fn serve() -> anyhow::Result<()> {
     let url = env::var("NATS_URL").context("NATS_URL is not set")?;
     let client = connect(&url).await?;
     let subject = subject();
-    let mut requests = client.subscribe(subject.clone()).await.context("subscribe")?;
+    let signature = env::var("ECHO_SIGNATURE").map(|text| format!("{text} ")).unwrap_or_default();
+    let subscribed = match env::var("ECHO_QUEUE") {
+        Ok(queue) => client.queue_subscribe(subject.clone(), queue).await,
+        Err(_) => client.subscribe(subject.clone()).await,
+    };
+    let mut requests = subscribed.context("subscribe")?;
     // The subscription has reached the server when this returns: whoever reads `ready` may call.
     client.flush().await.context("flush")?;
     println!("ready on {subject}");
@@ -70,16 +80,29 @@ async fn serve() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut answered = 0u64;
+    let mut ending = false;
     loop {
-        let request = tokio::select! {
-            request = requests.next() => request.context("the subscription ended")?,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+        let next = tokio::select! {
+            request = requests.next() => Some(request),
+            _ = terminate.recv(), if !ending => None,
+            _ = interrupt.recv(), if !ending => None,
+        };
+        let request = match next {
+            Some(Some(request)) => request,
+            Some(None) if ending => break,
+            Some(None) => bail!("the subscription ended"),
+            None => {
+                // Nothing new comes after this; what is on its way does, and then the end.
+                requests.drain().await.context("stop taking requests")?;
+                ending = true;
+                continue;
+            }
         };
         let Some(reply) = request.reply else { continue };
         answered += 1;
         println!("answering request {answered}, {} bytes", request.payload.len());
-        client.publish(reply, request.payload).await.context("answer")?;
+        let answer = [signature.as_bytes(), &request.payload].concat();
+        client.publish(reply, answer.into()).await.context("answer")?;
     }
     client.drain().await.context("drain")?;
     println!("ended after {answered} answers");

@@ -10,6 +10,7 @@ pub mod evaluation;
 pub mod exec;
 pub mod file;
 pub mod image;
+pub mod jail;
 pub mod job;
 pub mod network;
 pub mod node;

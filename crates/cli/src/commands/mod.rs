@@ -8,6 +8,7 @@ pub mod events;
 pub mod exec;
 pub mod guest;
 pub mod image;
+pub mod jail;
 pub mod job;
 pub mod lameduck;
 pub mod launch;
@@ -38,6 +39,7 @@ pub async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Node(command) => node::run(global, output, command).await,
         Command::Job(command) => job::run(global, output, command).await,
         Command::Alloc(command) => alloc::run(global, output, command).await,
+        Command::Jail(args) => jail::run(global, output, args).await,
         Command::Sandbox(command) => sandbox::run(global, output, command).await,
         Command::Template(command) => template::run(global, output, command).await.map(done),
         Command::Image(command) => image::run(global, output, command).await.map(done),

@@ -59,6 +59,7 @@ pub fn rows() -> Vec<JobRow> {
     vec![
         JobRow { periodic: true, ..row("backup", "batch", "running") },
         JobRow { parameterized: true, ..row("convert", "batch", "running") },
+        JobRow { stopped: true, ..row("leaving", "service", "running") },
         JobRow { stopped: true, ..row("old", "service", "dead") },
         row("web", "service", "pending"),
     ]

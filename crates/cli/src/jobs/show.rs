@@ -31,7 +31,7 @@ pub fn status(output: &Output, word: &str) -> String {
     let style = match word {
         "running" | "ready" | "successful" | "eligible" | "success" => Style::new().green(),
         "failed" | "lost" | "down" | "failure" => Style::new().red(),
-        "pending" | "blocked" | "unknown" | "ineligible" | "paused" | "draining" => Style::new().yellow(),
+        "pending" | "blocked" | "unknown" | "ineligible" | "paused" | "draining" | "stopping" => Style::new().yellow(),
         _ => Style::new(),
     };
     output.styled(word, style)

@@ -8,7 +8,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 use super::Failure;
-use crate::config::NetworkPolicy;
+use crate::config::{HostAddress, NetworkPolicy};
 use crate::error::FetchErrorKind;
 
 /// An address that may not be fetched from.
@@ -39,13 +39,35 @@ pub(super) fn check_literal(url: &Url, policy: &NetworkPolicy) -> Result<(), Den
     }
 }
 
+/// Refuses a port in `url` that is not the one its name leads to: `hosts` opens one server, not a host.
+pub(super) fn check_port(url: &Url, port: Option<u16>, policy: &NetworkPolicy) -> Result<(), Failure> {
+    let host = url.host_str().unwrap_or_default();
+    match (policy.named(host).and_then(|to| to.port), port) {
+        (Some(only), Some(port)) if port != only => {
+            let detail = format!("the operator leads {host} to port {only} of a server, and to no port {port}");
+            Err(Failure::new(FetchErrorKind::AddressDenied, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What `host` resolves to: what the operator says, else what a resolver does.
+async fn found(host: &str, port: u16, policy: &NetworkPolicy) -> Result<Vec<SocketAddr>, Unresolved> {
+    match policy.named(host) {
+        Some(to) => Ok(vec![SocketAddr::new(to.address, port)]),
+        None => Ok(tokio::net::lookup_host((host, port)).await.map_err(Unresolved::Name)?.collect()),
+    }
+}
+
 /// The addresses of `host` that may be fetched from; an error if it has only others.
 pub(super) async fn allowed(host: &str, port: u16, policy: &NetworkPolicy) -> Result<Vec<SocketAddr>, Unresolved> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((bare, port)).await.map_err(Unresolved::Name)?.collect();
+    if let Some(HostAddress { address, port: Some(port) }) = policy.named(bare) {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
     let mut denied = None;
     let mut allowed = Vec::new();
-    for address in found {
+    for address in found(bare, port, policy).await? {
         match policy.refusal(address.ip()) {
             None => allowed.push(address),
             Some(why) => denied = Some(Denied { host: host.to_owned(), address: address.ip(), why }),

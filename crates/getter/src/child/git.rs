@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use url::Url;
 
 use super::Failure;
-use super::address::{Unresolved, allowed, check_literal};
+use super::address::{Unresolved, allowed, check_literal, check_port};
 use super::confine::Place;
 use crate::error::FetchErrorKind;
 use crate::origin::{Git, percent_decoded};
@@ -76,6 +76,8 @@ async fn resolved(url: &Url, order: &Order) -> Result<SocketAddr, Failure> {
     check_literal(url, &order.network)?;
     let host = url.host_str().ok_or_else(|| Failure::new(FetchErrorKind::BadSource, "it has no host"))?;
     let port = url.port_or_known_default().unwrap_or(22);
+    // git can be told another address for a name, not another port.
+    check_port(url, Some(port), &order.network)?;
     match allowed(host, port, &order.network).await {
         Ok(addresses) => addresses
             .first()

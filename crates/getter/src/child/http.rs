@@ -11,7 +11,7 @@ use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode};
 use url::Url;
 
-use super::address::{Denied, Resolver, check_literal};
+use super::address::{Denied, Resolver, check_literal, check_port};
 use super::{Failure, ProgressReports};
 use crate::config::{Limits, NetworkPolicy};
 use crate::error::FetchErrorKind;
@@ -127,6 +127,8 @@ impl<'a> Http<'a> {
         let mut url = first.clone();
         for _ in 0..=self.limits.redirects {
             check_literal(&url, &self.policy)?;
+            // A port that stands in the address has precedence over the resolver's.
+            check_port(&url, url.port(), &self.policy)?;
             let same = url.origin() == first.origin();
             let mut sent = headers.clone();
             if !same {

@@ -74,9 +74,17 @@ pub(super) enum News {
     Life(Event),
     SetUp(BTreeMap<String, PortMapping>),
     Fetched(Vec<String>),
-    Prepared { task: String, rendered: Rendered },
-    Checked { planned: Box<Planned>, sandbox: SandboxId, result: CheckResult },
-    Disk(u64),
+    Prepared {
+        task: String,
+        rendered: Rendered,
+    },
+    Checked {
+        planned: Box<Planned>,
+        sandbox: SandboxId,
+        result: CheckResult,
+    },
+    /// Bytes on disk; none if they could not be counted.
+    Disk(Option<u64>),
 }
 
 pub(super) struct Actor {
@@ -95,6 +103,8 @@ pub(super) struct Actor {
     checks: Vec<Planned>,
     counters: HashMap<String, Counter>,
     counted: tokio::time::Instant,
+    /// Under way: a slow disk is not counted twice at once.
+    counting: bool,
 }
 
 impl Actor {
@@ -116,6 +126,7 @@ impl Actor {
             checks,
             counters: HashMap::new(),
             counted: tokio::time::Instant::now(),
+            counting: false,
         }
     }
 
@@ -168,7 +179,8 @@ impl Actor {
         let health = self.judged().and_then(|(rules, seen)| self.record.health.clone().look(&rules, seen, now));
         let due = [self.record.life.wake(&self.plan), health].into_iter().flatten().min();
         let timer = due.map_or(SLEEP_MAX, |at| at.since(now));
-        let disk = if self.runs() { DISK_EVERY.saturating_sub(self.counted.elapsed()) } else { SLEEP_MAX };
+        let disk =
+            if self.runs() && !self.counting { DISK_EVERY.saturating_sub(self.counted.elapsed()) } else { SLEEP_MAX };
         // Never a busy loop, whatever the clock does.
         timer.min(disk).min(SLEEP_MAX).max(Duration::from_millis(1))
     }
@@ -310,6 +322,11 @@ impl Actor {
     async fn hear(&mut self, news: News) -> bool {
         match news {
             News::Life(event) => self.step(event).await,
+            // It ended meanwhile, and what it had then is free already.
+            News::SetUp(_) if self.record.life.is_over() => {
+                self.shared.over(&self.record);
+                true
+            }
             News::SetUp(ports) => {
                 self.record.ports = ports;
                 self.step(Event::SetUp).await
@@ -325,6 +342,8 @@ impl Actor {
             }
             News::Checked { planned, sandbox, result } => self.checked(&planned, &sandbox, result).await,
             News::Disk(bytes) => {
+                self.counting = false;
+                let Some(bytes) = bytes else { return true };
                 let group = self.record.job.group(&self.record.allocation.group);
                 let max = group.map_or(u64::MAX, |group| u64::from(group.ephemeral_disk.size_mb) << 20);
                 if bytes <= max {
@@ -467,9 +486,10 @@ impl Actor {
     }
 
     fn count_disk(&mut self) {
-        if !self.runs() || self.counted.elapsed() < DISK_EVERY {
+        if self.counting || !self.runs() || self.counted.elapsed() < DISK_EVERY {
             return;
         }
+        self.counting = true;
         self.counted = tokio::time::Instant::now();
         drop(self.spawn(work::count_disk(self.ground(), self.tell.clone())));
     }

@@ -37,8 +37,9 @@ mod work;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use moat_engine::Engine;
+use moat_engine::{Engine, Leash};
 use moat_getter::Getter;
 use moat_model::job::AllocStatus;
 use moat_model::lifecycle::SandboxView;
@@ -46,7 +47,7 @@ use moat_model::spec::Signal;
 use moat_model::{AllocId, ErrorKind, NodeId, SandboxId};
 use tokio::sync::oneshot;
 
-use crate::clock;
+use crate::clock::{self, since_boot};
 use crate::config::jobs::JobsConfig;
 use crate::error::{Error, Result};
 use crate::networks::Networks;
@@ -158,6 +159,11 @@ impl Allocations {
             async move { self.ask(&id, |done| Command::Confirm { wanted, done }).await }
         });
         futures::future::join_all(asked).await.into_iter().collect()
+    }
+
+    /// Lets what may be placed elsewhere run until then, since the machine was started, also when the daemon is gone.
+    pub async fn leash(&self, until: Duration) {
+        self.shared.base.engine.leash(Leash::new(until, since_boot())).await;
     }
 
     /// Sends a signal to one task, or to all that run.

@@ -30,7 +30,10 @@ pub(super) async fn recover(shared: &Arc<Shared>, found: Vec<SandboxView>) -> Re
         }
     }
     for sandbox in shared.base.outlet.task_sandboxes() {
+        // Jails keep their consoles the same way.
+        let of_jail = |view: SandboxView| view.origin.owner == Owner::Jail;
         if !owned.contains(&sandbox)
+            && !shared.base.engine.get(&sandbox).is_some_and(of_jail)
             && let Err(error) = shared.base.outlet.unbind_task(&sandbox).await
         {
             tracing::warn!(%sandbox, error = %error.chain(), "output not closed");

@@ -48,6 +48,7 @@ pub(super) fn plan(ground: &Ground, task: &Task, templates: &BTreeMap<String, St
         labels: labels(ground, task),
         binds: binds(ground, task, &env)?,
         task_dir: (task.driver == TaskDriver::RawExec).then(|| ground.dirs().task(&task.name)),
+        leashed: ground.group()?.disconnect.replace,
         // Whether the operator lets a task have them is the driver's to say.
         host: HostNamespaces { pid: config.host_pid, ipc: config.host_ipc },
         oom_score_adj: oom_score_adj(config.oom_score_adj)?,

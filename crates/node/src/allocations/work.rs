@@ -41,8 +41,25 @@ async fn tell(to: &Sender<News>, event: Event) {
 /// Directories and ports.
 pub(super) async fn set_up(ground: Ground, to: Sender<News>) {
     match try_set_up(&ground).await {
-        Ok(ports) => say(&to, News::SetUp(ports)).await,
+        Ok(ports) => {
+            if to.send(News::SetUp(ports)).await.is_err() {
+                undo(&ground).await;
+            }
+        }
         Err(error) => tell(&to, Event::NotSetUp(error.chain())).await,
+    }
+}
+
+/// One that was forgotten while it waited for its predecessor leaves neither ports nor directories.
+async fn undo(ground: &Ground) {
+    let id = &ground.allocation.id;
+    if ground.shared.view(id).is_some() {
+        return;
+    }
+    ground.shared.ports.free(id);
+    let dirs = ground.dirs();
+    if let Err(error) = blocking("remove the directories of an allocation", move || dirs.remove()).await {
+        tracing::warn!(alloc = %id, error = %error.chain(), "its directories are left");
     }
 }
 
@@ -243,8 +260,11 @@ pub(super) async fn forget(shared: Arc<Shared>, sandbox: SandboxId) {
 pub(super) async fn count_disk(ground: Ground, to: Sender<News>) {
     let dirs = ground.dirs();
     match blocking("count the bytes of an allocation", move || dirs.bytes()).await {
-        Ok(bytes) => say(&to, News::Disk(bytes)).await,
-        Err(error) => tracing::warn!(alloc = %ground.allocation.id, error = %error.chain(), "not counted"),
+        Ok(bytes) => say(&to, News::Disk(Some(bytes))).await,
+        Err(error) => {
+            tracing::warn!(alloc = %ground.allocation.id, error = %error.chain(), "not counted");
+            say(&to, News::Disk(None)).await;
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moat_getter::NetworkPolicy;
 use moat_model::job::TaskDriver;
 use moat_model::network::PortRange;
 use serde::Deserialize;
@@ -185,6 +186,8 @@ pub struct ArtifactConfig {
     pub paths_allowed: Vec<PathBuf>,
     /// The daemon's variables the fetching child gets.
     pub env_allowed: Vec<String>,
+    /// What may be reached, and where names lead.
+    pub network: NetworkPolicy,
 }
 
 impl Default for ArtifactConfig {
@@ -199,6 +202,7 @@ impl Default for ArtifactConfig {
             unpacked_bytes_max: 100 << 30,
             paths_allowed: Vec::new(),
             env_allowed: Vec::new(),
+            network: NetworkPolicy::default(),
         }
     }
 }
@@ -315,6 +319,10 @@ pub struct RawArtifact {
     pub unpacked_size_max: Option<Size>,
     pub paths_allowed: Option<Vec<PathBuf>>,
     pub env_allowed: Option<Vec<String>>,
+    pub networks_allowed: Option<Vec<String>>,
+    pub networks_denied: Option<Vec<String>>,
+    #[serde(default)]
+    pub hosts: BTreeMap<String, String>,
 }
 
 /// `[jobs.gc]`

@@ -1,9 +1,12 @@
 //! `[jobs]` from what was written to what it means.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use moat_getter::{HostAddress, NetworkPolicy};
 use moat_model::network::PortRange;
 
 use super::jobs::{
@@ -176,7 +179,33 @@ fn artifact(raw: RawArtifact) -> Result<ArtifactConfig, Fault> {
             .map(|path| absolute("jobs.artifact.paths_allowed", path))
             .collect::<Result<_, _>>()?,
         env_allowed: raw.env_allowed.unwrap_or_default(),
+        network: NetworkPolicy {
+            allow: networks("jobs.artifact.networks_allowed", raw.networks_allowed)?,
+            deny: networks("jobs.artifact.networks_denied", raw.networks_denied)?,
+            hosts: raw.hosts.into_iter().map(host).collect::<Result<_, _>>()?,
+            ..NetworkPolicy::default()
+        },
     })
+}
+
+fn networks(key: &str, given: Option<Vec<String>>) -> Result<Vec<IpNet>, Fault> {
+    let network = |text: &String| match text.parse::<IpNet>().or_else(|_| text.parse().map(|ip: IpAddr| ip.into())) {
+        Ok(network) => Ok(network),
+        Err(_) => fault(key, format!("{text:?} is neither a network such as \"10.0.0.0/8\" nor an address")),
+    };
+    given.iter().flatten().map(network).collect()
+}
+
+fn host((name, to): (String, String)) -> Result<(String, HostAddress), Fault> {
+    let key = format!("jobs.artifact.hosts.{name:?}");
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || !name.chars().all(sound) || name.parse::<IpAddr>().is_ok() {
+        return fault(key, "is not the name of a host: no port, no scheme, no address");
+    }
+    match HostAddress::parse(&to) {
+        Some(to) => Ok((name.to_ascii_lowercase(), to)),
+        None => fault(key, format!("{to:?} is neither an address nor an address with a port, as 192.0.2.1:8080 is")),
+    }
 }
 
 fn gc(raw: RawGc) -> Result<GcConfig, Fault> {

@@ -96,6 +96,19 @@ pub(super) const ARTIFACT: &[Key] = &[
         "Paths of the host the fetching child may read besides what it needs.",
     ),
     key("env_allowed", "list of names", "`[]`", "Variables of the daemon the fetching child gets."),
+    key(
+        "networks_allowed",
+        "list of networks",
+        "`[]`",
+        "Networks and addresses that may be fetched from whatever they are. Without it, loopback, link-local addresses and those of a cloud's metadata may not. `127.0.0.0/8` opens whatever listens on this node to every job: name one server in `hosts` instead.",
+    ),
+    key("networks_denied", "list of networks", "`[]`", "Networks and addresses that may not."),
+    key(
+        "hosts",
+        "table of texts",
+        "none",
+        "Where names in addresses of artifacts lead, whatever a resolver says: `\"s3.internal.net\" = \"127.0.0.1:9000\"`. With a port, jobs may fetch from that server by that name even on loopback, and from nothing else there; without, the address is asked about like any other.",
+    ),
 ];
 
 pub(super) const GC: &[Key] = &[

@@ -5,6 +5,7 @@
 //! `docs/config.md` is generated from [`reference`].
 
 mod client;
+pub mod jails;
 pub mod jobs;
 mod jobs_checked;
 mod jobs_reference;
@@ -32,6 +33,7 @@ use moat_model::workload::RestartPolicy;
 use moat_model::{Isolation, Namespace, WorkloadName};
 use zeroize::Zeroizing;
 
+pub use self::jails::JailsConfig;
 pub use self::jobs::JobsConfig;
 pub use self::machines::{MACHINE_DRIVERS, MachinesConfig};
 pub use self::network::NetworkConfig;
@@ -180,6 +182,8 @@ pub struct NodeConfig {
     pub network: NetworkConfig,
     /// What it offers to jobs.
     pub jobs: JobsConfig,
+    /// Environments with a name that last.
+    pub jails: JailsConfig,
     /// Started in this order when the node starts.
     pub autostart: Vec<AutostartConfig>,
     /// Whether workloads end with the daemon instead of outliving it.

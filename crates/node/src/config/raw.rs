@@ -7,6 +7,7 @@ use moat_drivers::container::ContainerConfig;
 use moat_drivers::process::ProcessConfig;
 use serde::Deserialize;
 
+use super::jails::RawJails;
 use super::jobs::RawJobs;
 use super::machines::{RawFirecracker, RawGuest, RawQemu};
 use super::network::RawNetwork;
@@ -77,6 +78,8 @@ pub struct RawConfig {
     pub network: RawNetwork,
     #[serde(default)]
     pub jobs: RawJobs,
+    #[serde(default)]
+    pub jails: RawJails,
     #[serde(default)]
     pub autostart: Vec<RawAutostart>,
 }

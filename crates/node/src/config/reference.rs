@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{jobs_reference, service_reference};
+use super::{jails, jobs_reference, service_reference};
 
 /// One key.
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +126,7 @@ const TOP: &[Key] = &[
     key("firecracker", "table", "", "See `[firecracker]`."),
     key("network", "table", "", "See `[network]`."),
     key("jobs", "table", "", "See `[jobs]`."),
+    key("jails", "table", "", "See `[jails]`."),
     key("autostart", "list of tables", "", "See `[[autostart]]`."),
 ];
 
@@ -296,6 +297,8 @@ pub const SECTIONS: &[Section] = &[
         about: "What connects sandboxes; docs/networks.md says how. The table is NanoBox's, with more in it. A node that is not in `/run/moat` has a name, subnet and gateway derived from its `run_dir`, so that several can share a host.",
         keys: service_reference::NETWORK,
     },
+    Section { table: "jails", about: "Environments with a name that last: `docs/jails.md`.", keys: jails::JAILS },
+    Section { table: "jails.releases", about: "What releases of jails are made from.", keys: jails::RELEASES },
     Section { table: "jobs", about: "What this node offers to jobs: `docs/jobs.md`.", keys: jobs_reference::JOBS },
     Section {
         table: "jobs.host_volumes.NAME",

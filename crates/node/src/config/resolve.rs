@@ -13,7 +13,7 @@ use super::{
     AutostartConfig, ConfigError, DENIED_ALWAYS, DRIVER_NAMES, Limits, LogsConfig, NatsConfig, NodeConfig, Secret,
     WORKLOAD_TYPES,
 };
-use super::{jobs_checked, machines, proxy};
+use super::{jails, jobs_checked, machines, proxy};
 use super::{network, service};
 
 /// Heartbeats of Nex come every 30 s, and clients wait for them.
@@ -61,6 +61,7 @@ pub(super) fn defaults() -> NodeConfig {
         pool: service::PoolConfig::default(),
         network: super::NetworkConfig::default(),
         jobs: super::JobsConfig::default(),
+        jails: super::JailsConfig::default(),
         autostart: Vec::new(),
         stop_workloads: false,
         heartbeat_interval: HEARTBEAT,
@@ -93,6 +94,7 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
     notes.extend(service::notes(&raw.agent, &raw.firecracker, &raw.network, &raw.oci));
     let sandboxes_max = sandboxes_max(raw.sandboxes_max.unwrap_or(SANDBOXES_MAX))?;
     let network = network::network(raw.network, raw.oci.dns_server.as_deref(), sandboxes_max, &mut notes)?;
+    let disk_ids = raw.container.disk_ids;
     let mut autostart = Vec::new();
     for (index, entry) in raw.autostart.into_iter().enumerate() {
         autostart.push(autostart_entry(entry).map_err(|(key, why)| (format!("autostart[{index}].{key}"), why))?);
@@ -133,6 +135,7 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
         pool: service::pool(raw.pool, sandboxes_max)?,
         network,
         jobs: jobs_checked::jobs(raw.jobs)?,
+        jails: jails::jails(raw.jails, disk_ids, uid_base(raw.uid_base.unwrap_or(base.uid_base))?)?,
         autostart,
         stop_workloads: raw.stop_workloads.unwrap_or(base.stop_workloads),
         heartbeat_interval: heartbeat(raw.heartbeat_interval.map_or(base.heartbeat_interval, |s| s.0))?,

@@ -98,6 +98,11 @@ fn values_that_cannot_be_meant_name_their_key() {
         ("[network]\npublish_ports = '9-8'", "network.publish_ports"),
         ("[oci]\ndns_server = 'here'", "oci.dns_server"),
         ("[network]\nupstreams = ['192.0.2.1']\n[oci]\ndns_server = '192.0.2.2'", "oci.dns_server"),
+        ("[jobs.artifact]\nnetworks_allowed = ['here']", "jobs.artifact.networks_allowed"),
+        ("[jobs.artifact]\nnetworks_denied = ['10.0.0.0/33']", "jobs.artifact.networks_denied"),
+        ("[jobs.artifact.hosts]\n'a:80' = '192.0.2.1'", "jobs.artifact.hosts.\"a:80\""),
+        ("[jobs.artifact.hosts]\n'192.0.2.1' = '192.0.2.2'", "jobs.artifact.hosts.\"192.0.2.1\""),
+        ("[jobs.artifact.hosts]\n'a.b' = 'c.d'", "jobs.artifact.hosts.\"a.b\""),
         ("[sandboxes]\ndefault_timeout_sec = 10\nmax_timeout_sec = 5", "sandboxes.default_timeout_sec"),
         ("name = 'a'\n[agent]\nnode_id = 'b'", "agent.node_id"),
         ("[[autostart]]\nname = 'a.b'\nlocation = 'nats://B/k'", "autostart[0].name"),
@@ -216,6 +221,11 @@ fn keys_of(table: &str) -> Vec<String> {
 fn the_reference_names_every_key_in_order() {
     for section in reference::SECTIONS {
         let described: Vec<&str> = section.keys.iter().map(|k| k.name).collect();
+        if described == ["NAME"] {
+            // Its keys are names that the operator chooses.
+            toml(&format!("[{}]\nzzz = 'localhost/image:1'", section.table)).unwrap();
+            continue;
+        }
         assert_eq!(keys_of(section.table), described, "[{}]", section.table);
     }
 }

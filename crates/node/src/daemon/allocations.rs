@@ -1,5 +1,6 @@
 //! The instances of jobs on this node, as the configuration says.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use moat_engine::Engine;
@@ -46,13 +47,13 @@ pub(super) async fn open(config: &NodeConfig, dirs: &Dirs, parts: Parts) -> Resu
         outlet: parts.outlet,
         templates: parts.templates,
         networks: parts.networks,
-        getter: getter(config, dirs)?,
+        getter: getter(config, Some(dirs.fetched()))?,
         jobs: config.jobs.clone(),
     };
     Allocations::open(base, parts.found, parts.fenced).await
 }
 
-fn getter(config: &NodeConfig, dirs: &Dirs) -> Result<Getter> {
+pub(super) fn getter(config: &NodeConfig, cache_dir: Option<PathBuf>) -> Result<Getter> {
     let artifact = &config.jobs.artifact;
     let nobody = config.container.disk_ids.saturating_add(FETCHER);
     let getter = GetterConfig {
@@ -68,7 +69,8 @@ fn getter(config: &NodeConfig, dirs: &Dirs) -> Result<Getter> {
         },
         extra_paths: artifact.paths_allowed.clone(),
         environment: artifact.env_allowed.clone(),
-        cache_dir: Some(dirs.fetched()),
+        network: artifact.network.clone(),
+        cache_dir,
         ..GetterConfig::of_this_program()
     };
     Getter::new(getter).map_err(|e| Error::caused_by(ErrorKind::Unavailable, "make ready for fetching artifacts", e))

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock of run_dir -> place of the network -> identity -> outbox, outlet -> drivers -> engine (recovers) -> workloads (recover)
-//!   -> images, templates -> sandboxes, pools -> allocations (recover) -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics, REST -> node_started -> autostart, heartbeat
+//!   -> images, templates -> sandboxes, pools -> allocations (recover) -> jails (recover) -> NATS (in the background, for ever) -> publisher -> subscriptions, streams, metrics, REST -> node_started -> autostart, heartbeat
 //! ```
 //!
 //! It ends in phases, each with a budget and a line in the log: no more requests; those taken are answered; workloads are
@@ -11,6 +11,7 @@
 
 mod allocations;
 mod drivers;
+mod jails;
 mod jobs;
 mod machines;
 mod services;
@@ -37,6 +38,7 @@ use crate::events::{Fact, Outbox};
 use crate::guard::{NodeGuard, make_private};
 use crate::http::{self, HttpServer};
 use crate::identity::Identity;
+use crate::jails::Jails;
 use crate::jobs::Jobs;
 use crate::logfile::Rotation;
 use crate::metrics::{self, MetricsServer, NodeNumbers};
@@ -45,8 +47,8 @@ use crate::networks::{self, Networks};
 use crate::outlet::{NodeOutlet, OutletConfig};
 use crate::publish::{Publisher, PublisherConfig};
 use crate::sandboxes::{self, Foundation, Sandboxes};
-use crate::stream::reach::{Reach, ReachServer};
-use crate::stream::{self, StreamConfig, StreamServer};
+use crate::stream::reach::Reach;
+use crate::stream::{self, Listener, StreamConfig};
 use crate::templates::Templates;
 use crate::verbs::{self, Service, VERSION};
 use crate::workloads::ready::Ready;
@@ -92,11 +94,12 @@ pub struct Node {
     templates: Templates,
     sandboxes: Sandboxes,
     allocations: Allocations,
+    jails: Option<Jails>,
     keys: Arc<ApiKeys>,
     cluster: Jobs,
     intake: Intake,
-    streams: StreamServer,
-    reached: ReachServer,
+    streams: Listener,
+    reached: Listener,
     metrics: Option<MetricsServer>,
     http: Option<HttpServer>,
     ingress: Option<HttpServer>,
@@ -200,6 +203,18 @@ impl Node {
             fenced,
         };
         let allocations = allocations::open(&config, &dirs, parts).await?;
+        let parts = jails::Parts {
+            node: node.clone(),
+            engine: engine.clone(),
+            outlet: outlet.clone(),
+            templates: templates.clone(),
+            networks: Arc::clone(&networks),
+        };
+        // Everything else runs without them.
+        let jails = jails::open(&config, &dirs, parts)
+            .await
+            .inspect_err(|error| tracing::error!(error = %error.chain(), "this node has no jails"))
+            .ok();
 
         let connection = Connection::open(&config.nats, &node).await?;
         let telling = CancellationToken::new();
@@ -257,6 +272,7 @@ impl Node {
             sandboxes: sandboxes.clone(),
             templates: templates.clone(),
             keys: Arc::clone(&keys),
+            jails: jails.clone(),
             pages: Some(http::Pages { handle: metrics::install()?, scrape: numbers(&service, &engine) }),
             cluster: Some(http::Cluster { jobs: cluster.clone(), reach }),
             scratch: dirs.uploads(),
@@ -278,6 +294,7 @@ impl Node {
             templates,
             sandboxes,
             allocations,
+            jails,
             keys,
             cluster,
             intake,
@@ -317,6 +334,11 @@ impl Node {
     /// Instances of jobs that run here.
     pub fn allocations(&self) -> &Allocations {
         &self.allocations
+    }
+
+    /// Its jails; none if they could not be taken up.
+    pub fn jails(&self) -> Option<&Jails> {
+        self.jails.as_ref()
     }
 
     /// Jobs of the cluster it takes part in.
@@ -374,11 +396,17 @@ impl Node {
         if service.config.stop_workloads {
             tracing::info!("shutting down: stopping the workloads");
             service.workloads.stop_all(STOP_BUDGET).await;
+            if let Some(jails) = &self.jails {
+                within("stop the jails", STOP_BUDGET, jails.stop_all()).await;
+            }
             within("end the sandboxes", STOP_BUDGET, self.sandboxes.end_all()).await;
         }
         tracing::info!(left_running = service.workloads.live().len(), "shutting down: letting go of the workloads");
         within("let go of the workloads", DETACH_BUDGET, service.workloads.detach()).await;
         within("let go of the allocations", DETACH_BUDGET, self.allocations.detach()).await;
+        if let Some(jails) = &self.jails {
+            within("let go of the jails", DETACH_BUDGET, jails.close()).await;
+        }
         within("end the warm-ups", DETACH_BUDGET, self.templates.close()).await;
         within("let go of the sandboxes of the API", DETACH_BUDGET, self.sandboxes.close()).await;
         let left = self.engine.list().len();

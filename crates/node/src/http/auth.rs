@@ -34,6 +34,11 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Whether the caller may see and change what belongs to the node.
+    pub(super) fn is_administrator(&self) -> bool {
+        matches!(self.scope, Scope::Admin)
+    }
+
     /// Refuses a caller who may not change what belongs to the node.
     fn administers(&self) -> Answer<()> {
         match self.scope {

@@ -179,7 +179,8 @@ impl<S: Send + Sync> FromRequestParts<S> for NamePath {
     }
 }
 
-async fn part<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Answer<String> {
+/// One part of a path.
+pub(super) async fn part<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Answer<String> {
     let params = RawPathParams::from_request_parts(parts, state).await;
     let params = params.map_err(|_| Failure::not_found("no such path"))?;
     let found = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api_keys::ApiKeys;
+use crate::jails::Jails;
 use crate::jobs::Jobs;
 use crate::metrics::Scrape;
 use crate::sandboxes::Sandboxes;
@@ -53,6 +54,8 @@ pub struct Services {
     pub keys: Arc<ApiKeys>,
     /// `/metrics` and `/healthz`; absent: there are none here.
     pub pages: Option<Pages>,
+    /// Jails; absent: there are none here.
+    pub jails: Option<Jails>,
     /// Jobs of the cluster; absent: this node takes no part in them.
     pub cluster: Option<Cluster>,
     /// Directory for archives on their way into the image store.
@@ -90,6 +93,12 @@ struct App {
 }
 
 impl App {
+    /// Jails, if this node has any.
+    fn jails(&self) -> answer::Answer<&Jails> {
+        let none = || answer::Failure::new(moat_model::ErrorKind::Unavailable, "this node has no jails");
+        self.services.jails.as_ref().ok_or_else(none)
+    }
+
     /// Jobs, if this node takes part in them.
     fn cluster(&self) -> answer::Answer<&Cluster> {
         self.services.cluster.as_ref().ok_or_else(|| {

@@ -58,7 +58,8 @@ pub async fn put_record(
     let at = Key::Job(key.clone());
     let revision = match over {
         Some(held) => held.revision,
-        None => replica.state().revision(&at).unwrap_or(0),
+        // Nobody declared it as far as the caller knows: one that is there by now is somebody else's.
+        None => replica.state().revision_of_none(&at).ok_or(WriteError::Conflict)?,
     };
     let value = serde_json::to_vec(record).unwrap_or_default();
     let revision = store.put(&at, value.clone(), Some(revision)).await?;

@@ -17,6 +17,9 @@ pub const EVALUATIONS_MAX: usize = 10;
 pub const DEPLOYMENTS_MAX: usize = 5;
 /// Ended allocations of a job that are kept.
 pub const ENDED_MAX: usize = 40;
+/// What was asked for of a job and is not answered yet. The controller answers all of it at once: more is asked for only
+/// while there is none.
+pub const REQUESTS_MAX: usize = 64;
 /// Allocations of a job that have not ended: the document of all of them must fit a message of NATS.
 pub const ALLOCATIONS_MAX: u64 = 1000;
 

@@ -167,4 +167,20 @@ mod tests {
         let capacity = machine.capacity(&config);
         assert_eq!((capacity.cpu_mhz, capacity.cores, capacity.memory_mb), (12_000, 6, 512));
     }
+
+    #[test]
+    fn drivers_are_told_that_are_configured_and_work() {
+        let id = NodeId::parse(&format!("N{}", "A".repeat(55))).unwrap();
+        let told = |config: &JobsConfig, offered: &[TaskDriver]| {
+            let offered = offered.iter().copied().collect();
+            let facts = facts(&id, "one", config, &offered, Path::new("/"), None);
+            let names = facts.attributes.into_keys().filter_map(|name| Some(name.strip_prefix("driver.")?.to_owned()));
+            names.collect::<Vec<_>>()
+        };
+        let all = JobsConfig::default();
+        assert_eq!(told(&all, &[TaskDriver::Exec, TaskDriver::Microvm]), ["exec", "microvm"]);
+        assert_eq!(told(&all, &[TaskDriver::Exec, TaskDriver::RawExec]), ["exec", "raw_exec"]);
+        let denied = JobsConfig { drivers: vec![TaskDriver::Exec], ..JobsConfig::default() };
+        assert_eq!(told(&denied, &[TaskDriver::Exec, TaskDriver::RawExec, TaskDriver::Microvm]), ["exec"]);
+    }
 }

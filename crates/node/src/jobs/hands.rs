@@ -1,5 +1,7 @@
 //! What carries out on this node what the controller wants: allocations, or what stands in for them in tests.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use moat_model::AllocId;
 use moat_model::job::{AllocStatus, Allocation};
@@ -25,6 +27,9 @@ pub trait Hands: Send + Sync + std::fmt::Debug {
     async fn fence(&self) -> Result<()>;
     /// Kills what is not wanted while it stands still, and lets the rest go on.
     async fn confirm(&self, wanted: &[Assignment]) -> Result<()>;
+    /// What may be placed elsewhere may run until then, since the machine was started, also when this daemon is gone; then it
+    /// stands still. Waits for nobody for long.
+    async fn leash(&self, until: Duration);
     /// Removes one that has ended.
     async fn forget(&self, id: &AllocId) -> Result<()>;
     /// All there are.
@@ -54,6 +59,10 @@ impl Hands for Allocations {
 
     async fn confirm(&self, wanted: &[Assignment]) -> Result<()> {
         Allocations::confirm(self, wanted).await
+    }
+
+    async fn leash(&self, until: Duration) {
+        Allocations::leash(self, until).await;
     }
 
     async fn forget(&self, id: &AllocId) -> Result<()> {

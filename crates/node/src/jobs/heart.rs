@@ -4,7 +4,8 @@
 //! the last beat it saw. So a beat that is acknowledged proves that the node was not given up before, and the two need no
 //! common clock. The inequality everything rests on: a node freezes what others may run [`FREEZE`] after it *sent* the last
 //! beat that was acknowledged; the controller gives it up [`super::watchman::SILENT`] after it *saw* that beat, which is
-//! later; and `FREEZE` is the smaller.
+//! later; and `FREEZE` is the smaller. A daemon that is killed freezes nothing: so with each acknowledged beat the agents of
+//! what others may run are told to stop it [`LEASH`] after that beat was sent, unless they hear of another.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ use super::document::{Beat, Fence};
 use super::keys::Key;
 use super::replica::Replica;
 use super::store::{Store, WriteError};
+use crate::clock::since_boot;
 use crate::durable;
 use crate::error::Result;
 
@@ -25,18 +27,12 @@ use crate::error::Result;
 pub const BEAT: Duration = Duration::from_millis(1500);
 /// Without an acknowledged beat for so long, what others may run stands still.
 pub const FREEZE: Duration = Duration::from_secs(6);
+/// The same if the daemon is gone and cannot do it: then agents do, a little later, so that they do not where it can.
+pub const LEASH: Duration = Duration::from_secs(7);
 /// After so many beats without an answer it is asked whether the connection is one at all.
 const UNHEARD_MAX: u32 = 2;
 /// What stands still goes on only if the last beat is younger than this, so that there is time to do it.
 pub const FRESH: Duration = Duration::from_secs(3);
-
-/// Time since the machine was started, time asleep included: it goes on while the daemon is away, to a hundredth of a second.
-pub fn since_boot() -> Duration {
-    let precise = std::fs::read_to_string("/proc/uptime").ok();
-    let secs = precise.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
-    let coarse = || Duration::from_secs(u64::try_from(rustix::system::sysinfo().uptime).unwrap_or(0));
-    secs.and_then(|secs| Duration::try_from_secs_f64(secs).ok()).unwrap_or_else(coarse)
-}
 
 /// The last acknowledged beat, kept on tmpfs: a daemon that starts anew learns from it how long nobody could know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +116,11 @@ impl Heart {
     /// How the node stands.
     pub fn standing(&self) -> Standing {
         self.pulse().standing
+    }
+
+    /// When the last acknowledged beat was sent, since the machine was started.
+    pub fn acked(&self) -> Option<Duration> {
+        self.pulse().acked
     }
 
     /// How long ago the last acknowledged beat was sent; none if there was none.
@@ -255,6 +256,8 @@ mod tests {
     fn a_node_freezes_before_it_can_be_given_up() {
         // The controller counts from when it saw the beat, so from later. What is left is for freezing.
         assert!(FREEZE + Duration::from_secs(2) < super::super::watchman::SILENT);
+        // An agent is later than the daemon, and has as much time as it takes to stop or kill everything.
+        assert!(FREEZE < LEASH && LEASH + Duration::from_millis(1500) < super::super::watchman::SILENT);
         assert!(FRESH < FREEZE && BEAT * 3 < FREEZE);
     }
 

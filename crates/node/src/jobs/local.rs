@@ -9,7 +9,7 @@ use moat_model::job::{AllocStatus, ClientStatus, Desired};
 use moat_model::{AllocId, NodeId};
 
 use super::hands::{Hands, is_replaceable, is_wanted};
-use super::heart::{FREEZE, FRESH, Heart, Standing};
+use super::heart::{FREEZE, FRESH, Heart, LEASH, Standing};
 use super::keys::{JOBS, Key};
 use super::replica::Replica;
 use super::store::Store;
@@ -50,7 +50,7 @@ impl Local {
 
     /// Everything that can be done without a connection, and everything that needs one. Runs until it is dropped.
     pub async fn run(&self) {
-        tokio::join!(self.govern(), self.assign(), self.tell());
+        tokio::join!(self.govern(), self.leash(), self.assign(), self.tell());
     }
 
     fn is_fenced(&self) -> bool {
@@ -81,6 +81,20 @@ impl Local {
             if let Err(error) = back {
                 tracing::warn!(error = %error.chain(), "allocations still stand still");
             }
+        }
+    }
+
+    /// Says with each acknowledged beat how long what runs here may go on without another, in case this daemon dies.
+    async fn leash(&self) {
+        let mut said = None;
+        loop {
+            let acked = self.heart.acked();
+            if let Some(acked) = acked.filter(|acked| said != Some(*acked)) {
+                said = Some(acked);
+                self.hands.leash(acked + LEASH).await;
+            }
+            // Whoever is not listening when it changes looks again soon.
+            let _ = tokio::time::timeout(LOOK, self.heart.changed()).await;
         }
     }
 

@@ -38,8 +38,8 @@ pub use hands::{Feed, Hands, Known};
 pub use heart::LastBeat;
 pub use serve::{Parts, drain_before_end, serve};
 pub use view::{
-    AllocView, ChildrenSummary, DispatchRequest, DrainRequest, FutureReschedule, GroupSummary, JobChange, JobPlan,
-    JobStatus, JobSummary, JobVersion, JobView, NodeView, ServiceInstance, StopOptions, SubmitOptions, Submitted,
+    AllocView, ChildrenSummary, DispatchRequest, DrainRequest, FutureReschedule, GroupSummary, JobPlan, JobStatus,
+    JobSummary, JobVersion, JobView, NodeView, ServiceInstance, StopOptions, SubmitOptions, Submitted,
 };
 
 /// Jobs of the cluster, as this node sees them. Clones are the same ones.
@@ -77,10 +77,6 @@ impl Jobs {
         Self { tell: Arc::new(watch::Sender::new(Link::Missing(why.to_owned()))) }
     }
 
-    fn link(&self) -> watch::Receiver<Link> {
-        self.tell.subscribe()
-    }
-
     fn live(&self) -> Result<Arc<Live>> {
         let unavailable = |why: &str| Error::new(ErrorKind::Unavailable, format!("jobs are not available here: {why}"));
         match &*self.tell.borrow() {
@@ -94,9 +90,6 @@ impl Jobs {
 impl Live {
     /// Reads from where it is certain what somebody else has changed.
     async fn reread(&self, key: &keys::Key) -> Result<()> {
-        if let Some(entry) = self.store.read(key).await? {
-            self.replica.apply(key, entry.revision, entry.value.as_deref());
-        }
-        Ok(())
+        self.replica.reread(&self.store, key).await
     }
 }

@@ -125,6 +125,24 @@ impl State {
         self.unreadable.contains(&Key::Job(key.clone())) || self.unreadable.contains(&Key::Outcome(key.clone()))
     }
 
+    /// The bucket's leader knows nothing of this key: that it was removed is forgotten there, and must be here, for whoever
+    /// writes it next.
+    pub fn forget_absent(&mut self, key: &Key) {
+        self.removed.remove(key);
+    }
+
+    /// That it was removed by this revision is forgotten in the bucket.
+    pub fn forget_removed(&mut self, key: &Key, revision: u64) {
+        if self.removed.get(key).is_some_and(|(known, _)| *known == revision) {
+            self.removed.remove(key);
+        }
+    }
+
+    /// Drops what was seen removed so long ago: the controller has had the bucket forget it, or the next to write it reads it.
+    pub fn forget_old(&mut self, after: Duration) {
+        self.removed.retain(|_, (_, since)| since.elapsed() < after);
+    }
+
     fn note(&mut self, key: &Key) {
         if let Changed::Keys(keys) = &mut self.changed {
             keys.insert(key.clone());
@@ -219,6 +237,15 @@ impl State {
             Key::Version(..) | Key::Barrier(_) => None,
         };
         live.or_else(|| self.removed.get(key).map(|(revision, _)| *revision))
+    }
+
+    /// The revision over which something is written that is not there: of its removal, or 0. Nothing if it is there.
+    pub fn revision_of_none(&self, key: &Key) -> Option<u64> {
+        match self.removed.get(key) {
+            Some((revision, _)) => Some(*revision),
+            None if self.revision(key).is_some() => None,
+            None => Some(0),
+        }
     }
 
     fn drop_key(&mut self, key: &Key) {
@@ -318,6 +345,15 @@ impl Replica {
     pub fn apply(&self, key: &Key, revision: u64, value: Option<&[u8]>) {
         self.state().apply(key, revision, value);
         self.tell();
+    }
+
+    /// Reads from where it is certain what somebody else has changed.
+    pub async fn reread(&self, store: &Store, key: &Key) -> Result<(), crate::error::Error> {
+        match store.read(key).await? {
+            Some(entry) => self.apply(key, entry.revision, entry.value.as_deref()),
+            None => self.state().forget_absent(key),
+        }
+        Ok(())
     }
 
     fn tell(&self) {
@@ -440,5 +476,21 @@ mod tests {
         assert!(state.is_foreign(&key));
         state.apply(&Key::Outcome(key.clone()), 2, Some(b"{\"allocations\":[],\"deployment\":null}"));
         assert!(!state.is_foreign(&key) && state.outcomes.contains_key(&key));
+    }
+
+    #[test]
+    fn what_was_removed_is_not_remembered_for_ever() {
+        let mut state = State::default();
+        let key = Key::Fence(node('A'));
+        state.apply(&key, 5, Some(br#"{"epoch":1,"down":true}"#));
+        assert_eq!(state.revision_of_none(&key), None);
+        state.apply(&key, 6, None);
+        assert_eq!(state.revision_of_none(&key), Some(6));
+        state.forget_removed(&key, 5);
+        state.forget_old(Duration::from_secs(60));
+        assert_eq!(state.revision_of_none(&key), Some(6), "written since, and not long ago");
+        state.forget_old(Duration::ZERO);
+        assert!(state.removed.is_empty());
+        assert_eq!(state.revision_of_none(&key), Some(0));
     }
 }

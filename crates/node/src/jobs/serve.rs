@@ -25,6 +25,9 @@ use crate::config::jobs::DrainOnShutdown;
 const AGAIN: Duration = Duration::from_secs(1);
 /// The same on a server that has no JetStream: another one may come.
 const MUCH_LATER: Duration = Duration::from_secs(15);
+/// What was removed is remembered for so long by those who do not control: longer than the controller does, which then has
+/// the bucket forget it.
+const REMOVED: Duration = Duration::from_secs(1200);
 /// What is stopped at a drain's deadline has its own time to end.
 const AFTER_DRAIN: Duration = Duration::from_secs(30);
 /// Between two looks whether what this node says of itself is still there.
@@ -118,6 +121,7 @@ async fn say(store: &Store, replica: &Replica, facts: &NodeFacts) {
     let key = Key::Facts(facts.id.clone());
     loop {
         replica.synced().await;
+        replica.state().forget_old(REMOVED);
         let known = replica.state().facts.get(&facts.id).is_some_and(|held| *held.value == *facts);
         if !known {
             let value = serde_json::to_vec(facts).unwrap_or_default();

@@ -161,11 +161,17 @@ impl Store {
         self.publish(key, Vec::new(), over, headers).await
     }
 
-    /// Forgets that a key was removed. Nobody sees it.
-    pub async fn forget(&self, key: &Key) -> Result<(), WriteError> {
+    /// Forgets that a key was removed by this revision, and nothing that was written after it. Nobody sees it.
+    pub async fn forget(&self, key: &Key, removed: u64) -> Result<(), WriteError> {
         let unheard = |error: &dyn std::fmt::Display| WriteError::Unheard(error.to_string());
         let stream = self.context.get_stream(stream_of(key.bucket())).await.map_err(|e| unheard(&e))?;
-        stream.purge().filter(key.subject()).await.map(drop).map_err(|e| unheard(&e))
+        stream
+            .purge()
+            .filter(key.subject())
+            .sequence(removed.saturating_add(1))
+            .await
+            .map(drop)
+            .map_err(|e| unheard(&e))
     }
 
     async fn publish(

@@ -248,19 +248,6 @@ pub struct DrainRequest {
     pub message: String,
 }
 
-/// What someone who follows a job is told. Every item is the whole state, so nothing is missed by missing one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobChange {
-    /// The job; none when it is gone.
-    pub job: Option<JobSummary>,
-    /// Its evaluations, the oldest first; one that waits for the controller is `pending`.
-    pub evaluations: Vec<EvaluationView>,
-    /// Its last deployment.
-    pub deployment: Option<DeploymentView>,
-    /// Its allocations, without their job.
-    pub allocations: Vec<AllocView>,
-}
-
 /// A service's instance that may be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceInstance {

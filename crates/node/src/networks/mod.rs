@@ -83,6 +83,11 @@ impl Networks {
         Self { terms, wires: Some(wires), problem: None }
     }
 
+    /// Where ports are published that name no address of the host.
+    pub fn publish_address(&self) -> Ipv4Addr {
+        self.terms.net.publish_address
+    }
+
     /// A node that has none, for this reason.
     pub fn off(terms: Terms, problem: impl Into<String>) -> Self {
         Self { terms, wires: None, problem: Some(problem.into()) }

@@ -110,7 +110,7 @@ impl Sandboxes {
 
     /// Keeps it under an id.
     pub async fn snapshot(&self, namespace: &Namespace, id: &SandboxId, request: TakeSnapshot) -> Result<Snapshot> {
-        self.view(namespace, id)?;
+        self.own(namespace, id)?;
         let (this, namespace, id) = (self.clone(), namespace.clone(), id.clone());
         // Whoever asked may go away: then it is there, under its name, or it is not; never half.
         let taken = self.shared.tasks.spawn(async move { this.take(&namespace, &id, request).await });
@@ -172,7 +172,7 @@ impl Sandboxes {
         id: &SandboxId,
         doing: &str,
     ) -> Result<(SandboxView, Arc<SandboxSpec>)> {
-        let view = self.view(namespace, id)?;
+        let view = self.own(namespace, id)?;
         if !matches!(view.phase, PhaseName::Running | PhaseName::Paused) {
             let what =
                 format!("{doing}: sandbox {id} is {}; only a running or paused one has anything to keep", view.phase);

@@ -162,7 +162,7 @@ impl Sandboxes {
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
         });
-        shared.base.templates.set_users(Arc::new(users::Users::of(&shared)));
+        shared.base.templates.add_users(Arc::new(users::Users::of(&shared)));
         let this = Self { shared };
         if let Err(error) = this.sweep_machines().await {
             tracing::warn!(error = %error.chain(), "machines that nothing names are left over until the next start");
@@ -205,7 +205,7 @@ impl Sandboxes {
 
     /// Ends one from whatever phase; resolves when nothing of it is left. Its explanation is kept.
     pub async fn delete(&self, namespace: &Namespace, id: &SandboxId) -> Result<()> {
-        self.view(namespace, id)?;
+        self.own(namespace, id)?;
         let (this, id) = (self.clone(), id.clone());
         // Whoever asked may go away; what was asked for is done.
         let ended = self.shared.tasks.spawn(async move { this.end(&id).await });
@@ -214,7 +214,7 @@ impl Sandboxes {
 
     /// Gives it a new life span.
     pub async fn keepalive(&self, namespace: &Namespace, id: &SandboxId, request: Keepalive) -> Result<Sandbox> {
-        self.view(namespace, id)?;
+        self.own(namespace, id)?;
         let span = plan::new_span(&self.shared.base.config, request.timeout_sec)?;
         let view = self.shared.base.engine.keepalive(id, span, request.shorten).await?;
         self.shown(&view)
@@ -222,7 +222,7 @@ impl Sandboxes {
 
     /// Pauses it. One that is paused already goes from memory to disk if that is asked for, and else stays as it is.
     pub async fn pause(&self, namespace: &Namespace, id: &SandboxId, request: Pause) -> Result<Sandbox> {
-        let view = self.view(namespace, id)?;
+        let view = self.own(namespace, id)?;
         let engine = &self.shared.base.engine;
         let to = match request.to {
             rest::PauseTo::Memory => PauseTo::Memory,
@@ -239,7 +239,7 @@ impl Sandboxes {
 
     /// Lets it go on. One that runs already stays as it is.
     pub async fn resume(&self, namespace: &Namespace, id: &SandboxId, request: Resume) -> Result<Sandbox> {
-        self.view(namespace, id)?;
+        self.own(namespace, id)?;
         let engine = &self.shared.base.engine;
         let view = match plan::new_span(&self.shared.base.config, request.timeout_sec)? {
             Some(span) => engine.resume_for(id, span).await?,
@@ -313,8 +313,19 @@ impl Sandboxes {
 
     /// The engine's picture of a sandbox of this tenant. Workloads, members of a pool and other tenants' are not found.
     fn view(&self, namespace: &Namespace, id: &SandboxId) -> Result<SandboxView> {
-        let own = |view: &SandboxView| view.origin.owner == Owner::Api && view.namespace == *namespace;
-        self.shared.base.engine.get(id).filter(own).ok_or_else(|| no_such(id))
+        let seen = |view: &SandboxView| is_shown(view) && view.namespace == *namespace;
+        self.shared.base.engine.get(id).filter(seen).ok_or_else(|| no_such(id))
+    }
+
+    /// The same of one whose life is its users' to decide about. A jail's is the jail's.
+    fn own(&self, namespace: &Namespace, id: &SandboxId) -> Result<SandboxView> {
+        let view = self.view(namespace, id)?;
+        if view.origin.owner == Owner::Jail {
+            let jail = view.labels.get("jail").map_or("?", String::as_str);
+            let what = format!("sandbox {id} is jail {jail}: moat jail stop {jail}, or what else moat jail has for it");
+            return Err(Error::new(ErrorKind::Conflict, what));
+        }
+        Ok(view)
     }
 
     fn remembered(&self, namespace: &Namespace, id: &SandboxId) -> Result<Sandbox> {
@@ -332,8 +343,9 @@ impl Sandboxes {
 
     /// All of a namespace that the engine has.
     fn living(&self, namespace: &Namespace) -> Vec<(SandboxId, Sandbox)> {
-        let own = self.views().into_iter().filter(|view| view.namespace == *namespace);
-        own.filter_map(|view| Some((view.id.clone(), self.shown(&view).ok()?))).collect()
+        let all = self.shared.base.engine.list();
+        let seen = all.into_iter().filter(|view| is_shown(view) && view.namespace == *namespace);
+        seen.filter_map(|view| Some((view.id.clone(), self.shown(&view).ok()?))).collect()
     }
 
     /// All that the engine has and that are the API's.
@@ -373,6 +385,11 @@ impl Sandboxes {
             tracing::warn!(error = %error.chain(), "a file is left over until the next start");
         }
     }
+}
+
+/// Whether users see it: theirs, and what jails are.
+fn is_shown(view: &SandboxView) -> bool {
+    matches!(view.origin.owner, Owner::Api | Owner::Jail)
 }
 
 fn no_such(id: &SandboxId) -> Error {

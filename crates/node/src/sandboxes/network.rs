@@ -23,6 +23,7 @@ impl Sandboxes {
 
     /// Gives one that lives another network; returns when that is in force. After an error the one before holds.
     pub async fn set_network(&self, namespace: &Namespace, id: &SandboxId, wish: NetworkWish) -> Result<NetworkStatus> {
+        self.own(namespace, id)?;
         let (view, spec) = self.viewed(namespace, id)?;
         let wanted = self.shared.base.networks.replan(wish, view.isolation, &spec.network)?;
         self.check_name(namespace, Some(id), &wanted)?;

@@ -7,6 +7,7 @@
 mod claims;
 mod directory;
 pub(crate) mod history;
+mod listener;
 pub mod reach;
 mod session;
 #[cfg(test)]
@@ -14,8 +15,8 @@ mod tests;
 
 use std::sync::Arc;
 
-use async_nats::{Client, Message, Subscriber};
-use futures::StreamExt;
+use async_nats::{Client, Message};
+use async_trait::async_trait;
 use moat_api::nex::{ReplyType, envelope};
 use moat_api::sandbox::{
     ControlRequest, ExecRequest, ExecResponse, ExplainResponse, InspectRequest, InspectResponse, ProcessView,
@@ -25,21 +26,18 @@ use moat_api::{Subjects, WireError};
 use moat_model::lifecycle::PhaseName;
 use moat_model::{ErrorKind, Namespace, NodeId, SandboxId, WorkloadId};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::sync::Semaphore;
 
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::outlet::NodeOutlet;
 
 use claims::Guard;
 pub use directory::{Found, Sandboxes, WorkloadDirectory};
 pub use history::LogPlace;
+pub use listener::Listener;
+use listener::{Decided, Respond};
 pub(crate) use session::Session;
-
-/// Requests handled at a time. Each waits for an agent or a disk, and holds little.
-const REQUESTS_MAX: usize = 64;
 
 /// Sessions at a time: each holds at most a window each way, so these are 64 MiB at the worst.
 const SESSIONS_MAX: usize = 128;
@@ -61,48 +59,16 @@ pub struct StreamConfig {
     pub node: NodeId,
 }
 
-/// The running server.
-#[derive(Debug)]
-pub struct StreamServer {
-    cancel: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl StreamServer {
-    /// Stops taking requests, hangs up every session and waits for their end.
-    pub async fn close(self) {
-        self.cancel.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
 /// Begins to answer requests about sandboxes.
 pub async fn serve(
     config: StreamConfig,
     directory: Arc<dyn WorkloadDirectory>,
     sandboxes: Arc<dyn Sandboxes>,
     outlet: NodeOutlet,
-) -> Result<StreamServer> {
-    let subject = config.subjects.sandbox_any(&config.node);
-    let requests = config
-        .client
-        .subscribe(subject.clone())
-        .await
-        .map_err(|error| Error::caused_by(ErrorKind::Unavailable, format!("subscribe to {subject}"), error))?;
-    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let server = Arc::new(Server {
-        config,
-        directory,
-        sandboxes,
-        outlet,
-        guard: Guard::default(),
-        sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
-        tasks: tasks.clone(),
-        cancel: cancel.clone(),
-    });
-    tasks.spawn(server.take(requests));
-    Ok(StreamServer { cancel, tasks })
+) -> Result<Listener> {
+    let (client, subject) = (config.client.clone(), config.subjects.sandbox_any(&config.node));
+    let (guard, sessions) = (Guard::default(), Arc::new(Semaphore::new(SESSIONS_MAX)));
+    Listener::open(client, subject, Server { config, directory, sandboxes, outlet, guard, sessions }).await
 }
 
 struct Server {
@@ -112,42 +78,15 @@ struct Server {
     outlet: NodeOutlet,
     guard: Guard,
     sessions: Arc<Semaphore>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
 }
 
 type Answer = std::result::Result<Vec<u8>, WireError>;
 
-impl Server {
-    async fn take(self: Arc<Self>, mut requests: Subscriber) {
-        let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let next = async {
-            loop {
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-                let Some(message) = requests.next().await else { return };
-                self.tasks.spawn(Arc::clone(&self).answer(message, permit));
-            }
-        };
-        self.cancel.run_until_cancelled(next).await;
-    }
+#[async_trait]
+impl Respond for Server {
+    const KIND: ReplyType = ReplyType::Sandbox;
 
-    async fn answer(self: Arc<Self>, message: Message, _permit: OwnedSemaphorePermit) {
-        let Some(to) = message.reply.clone() else { return };
-        let (answer, session) = match self.decide(&message).await {
-            Ok(decided) => decided,
-            Err(error) => (envelope::encode_error(ReplyType::Sandbox, &error), None),
-        };
-        if let Err(error) = self.config.client.publish(to, answer.into()).await {
-            tracing::warn!(%error, "a reply was not sent");
-            return;
-        }
-        // Only now: the first frame must not overtake the answer.
-        if let Some(session) = session {
-            self.tasks.spawn(session.run(self.cancel.clone()));
-        }
-    }
-
-    async fn decide(&self, message: &Message) -> std::result::Result<(Vec<u8>, Option<Session>), WireError> {
+    async fn decide(&self, message: &Message) -> Decided {
         let namespace = self
             .config
             .subjects
@@ -171,7 +110,9 @@ impl Server {
         };
         Ok((answer, None))
     }
+}
 
+impl Server {
     fn find(&self, namespace: &Namespace, id: &WorkloadId) -> std::result::Result<Found, WireError> {
         self.directory.find(id).filter(|found| found.view.namespace == *namespace).ok_or_else(|| no_such(id))
     }

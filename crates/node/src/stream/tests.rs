@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use moat_agent::protocol::{GuestProcess, StreamName};
 use moat_api::client::{self, Exec, ExecOutput as Said};
 use moat_api::nex::Template;
@@ -160,7 +161,7 @@ struct Bench {
     client: client::Client,
     issuer: KeyPair,
     outlet: NodeOutlet,
-    stream: StreamServer,
+    stream: Listener,
     started: mpsc::Receiver<(mpsc::Receiver<ExecInput>, mpsc::Sender<ExecOutput>)>,
 }
 

@@ -93,7 +93,7 @@ impl Templates {
 
     /// Images and layers that must stay, each with what needs it.
     fn used(&self) -> Result<BTreeMap<Digest, Vec<String>>> {
-        let others = self.shared.users.get().and_then(|u| u.in_use());
+        let others = self.shared.in_use();
         let Some(others) = others else {
             let what = "what needs the images is not known at this moment, so none is removed; try again";
             return Err(Error::new(ErrorKind::Unavailable, what));
@@ -116,7 +116,7 @@ impl Templates {
 
     /// Old versions that nothing lives from are forgotten; the one in use stays.
     fn forget_versions(&self) {
-        let Some(used) = self.shared.users.get().and_then(|u| u.in_use()) else { return };
+        let Some(used) = self.shared.in_use() else { return };
         let needed: BTreeSet<(String, u64)> = used.versions.into_iter().collect();
         let mut shorter = Vec::new();
         for entry in self.shared.table().values_mut() {

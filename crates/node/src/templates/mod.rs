@@ -15,7 +15,7 @@ mod warmup;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use moat_api::nex::event::rfc3339;
@@ -78,7 +78,7 @@ struct Shared {
     table: Mutex<BTreeMap<String, Entry>>,
     /// Held while a record is written, so that the last state of the table is the last on disk.
     writing: Mutex<()>,
-    users: OnceLock<Arc<dyn ImageUsers>>,
+    users: Mutex<Vec<Arc<dyn ImageUsers>>>,
     warmups: Semaphore,
     tasks: TaskTracker,
     closed: CancellationToken,
@@ -101,6 +101,23 @@ impl Shared {
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
         // Entries are changed whole, so a panic elsewhere cannot have left one half changed.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who else needs images.
+    fn users(&self) -> Vec<Arc<dyn ImageUsers>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What all of them need; `None` if that is not known, so that nothing may go.
+    fn in_use(&self) -> Option<ImageUse> {
+        let users = self.users();
+        let all: Option<Vec<ImageUse>> = users.iter().map(|users| users.in_use()).collect();
+        let all = all.filter(|all| !all.is_empty())?;
+        Some(all.into_iter().fold(ImageUse::default(), |mut sum, one| {
+            sum.layers.extend(one.layers);
+            sum.versions.extend(one.versions);
+            sum
+        }))
     }
 
     /// Brings the record on disk to what the table says: written, or removed. Blocking.
@@ -147,7 +164,7 @@ impl Templates {
             records,
             table: Mutex::new(table),
             writing: Mutex::new(()),
-            users: OnceLock::new(),
+            users: Mutex::default(),
             warmups: Semaphore::new(WARMUPS_MAX),
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
@@ -157,9 +174,9 @@ impl Templates {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Who else needs images. The first call counts.
-    pub fn set_users(&self, users: Arc<dyn ImageUsers>) {
-        let _ = self.shared.users.set(users);
+    /// Who else needs images, one more of them. Before the first nothing is removed.
+    pub fn add_users(&self, users: Arc<dyn ImageUsers>) {
+        self.shared.users.lock().unwrap_or_else(PoisonError::into_inner).push(users);
     }
 
     /// Starts the warm-ups again that an earlier daemon did not finish, and the round that removes what nobody needs.
@@ -300,10 +317,9 @@ impl Templates {
                 *living.entry(template.name).or_default() += 1;
             }
         }
-        let users = self.shared.users.get();
         for template in templates {
             template.sandboxes = living.get(&template.name).copied().unwrap_or(0);
-            template.pool = users.and_then(|users| users.pool_of(&template.name));
+            template.pool = self.shared.users().iter().find_map(|users| users.pool_of(&template.name));
         }
     }
 }

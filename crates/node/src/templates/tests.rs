@@ -109,7 +109,7 @@ impl Bed {
         let outlet = crate::outlet::NodeOutlet::open(outlet_config, outbox).await.unwrap();
         let (engine, _) = Engine::open(config, Registry::new(vec![world.driver()]), Arc::new(outlet)).await.unwrap();
         let templates = Templates::open(&dir.join("templates"), store(dir), engine, None).unwrap();
-        templates.set_users(Arc::new(Nobody));
+        templates.add_users(Arc::new(Nobody));
         templates.go_on();
         templates
     }

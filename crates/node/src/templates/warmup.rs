@@ -95,7 +95,7 @@ impl Templates {
     }
 
     fn versions_alive(&self, name: &str) -> u64 {
-        let used = self.shared.users.get().and_then(|u| u.in_use()).unwrap_or_default();
+        let used = self.shared.in_use().unwrap_or_default();
         used.versions.into_iter().filter(|(n, _)| n == name).map(|(_, v)| v).max().unwrap_or(0)
     }
 

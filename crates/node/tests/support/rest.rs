@@ -85,6 +85,7 @@ impl Host {
             keys: Arc::clone(node.keys()),
             pages: Some(Pages { handle: moat_node::metrics::install().unwrap(), scrape: Arc::new(Healthy) }),
             cluster: None,
+            jails: node.jails().cloned(),
             scratch: self.dir.path().join("scratch"),
         };
         let serving = async move { serve(&["127.0.0.1:0".parse().unwrap()], services).await };

@@ -7,6 +7,7 @@ mod allocations;
 mod exec;
 mod files;
 mod images;
+mod jails;
 mod jobs;
 mod lines;
 mod network;
@@ -24,6 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::{Host, Url};
 
+pub use jails::{ExportedJail, SHA256_HEADER};
 pub use lines::Lines;
 
 use super::{Error, Result};

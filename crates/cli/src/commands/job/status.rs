@@ -73,11 +73,19 @@ fn listed(output: &Output, list: &JobList) -> String {
         return "no jobs in this namespace".to_owned();
     }
     let rows = list.jobs.iter().map(|job| {
-        let status = show::status(output, &job.status);
-        let status = if job.stopped { format!("{status} (stopped)") } else { status };
+        let status = standing(output, &job.status, job.stopped);
         [job.id.clone(), kind(job), job.priority.to_string(), status, job.submitted_at.clone()]
     });
     output.table_text(["ID", "TYPE", "PRIORITY", "STATUS", "SUBMITTED"], rows.collect())
+}
+
+/// A job that is to stop is stopping as long as anything of it runs.
+fn standing(output: &Output, status: &str, stopped: bool) -> String {
+    match (stopped, status) {
+        (false, status) => show::status(output, status),
+        (true, "dead") => format!("{} (stopped)", show::status(output, "dead")),
+        (true, _) => show::status(output, "stopping"),
+    }
 }
 
 fn kind(job: &JobRow) -> String {
@@ -90,8 +98,7 @@ fn kind(job: &JobRow) -> String {
 
 fn head(output: &Output, detail: &JobDetail, now: Timestamp) -> String {
     let job = &detail.job;
-    let status = show::status(output, &detail.status);
-    let status = if detail.stopped { format!("{status} (stopped)") } else { status };
+    let status = standing(output, &detail.status, detail.stopped);
     let mut rows = vec![
         ("id", job.id.to_string()),
         ("name", job.name.clone()),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use moat_api::rest::job::StopJob;
+use moat_model::ErrorKind;
 
 use crate::args::Global;
 use crate::complete;
@@ -52,8 +53,12 @@ pub async fn run(global: &Global, output: &Output, args: &StopArgs) -> Result<Ex
         match decided.evaluation.as_deref() {
             Some(evaluation) if !args.detach => {
                 let follower = Follower::new(&client, output, args.verbose, &found.id, &before);
-                // What cannot be placed is no trouble of a job that ends.
-                follower.run(evaluation).await?;
+                match follower.run(evaluation).await {
+                    // What is purged takes its evaluations with it, perhaps before the last of them is looked at.
+                    Err(failure) if args.purge && failure.kind == ErrorKind::NotFound => {}
+                    // What cannot be placed is no trouble of a job that ends.
+                    followed => drop(followed?),
+                }
             }
             _ if output.json => output.document(&decided)?,
             Some(evaluation) => output.line(evaluation)?,

@@ -87,11 +87,16 @@ pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<()
 }
 
 /// A path in a sandbox.
-struct Inside<'a> {
-    client: &'a RestClient,
-    id: String,
-    user: Option<String>,
-    path: String,
+#[derive(Debug)]
+pub struct Inside<'a> {
+    /// Whom to ask.
+    pub client: &'a RestClient,
+    /// The sandbox.
+    pub id: String,
+    /// As whom it is done inside.
+    pub user: Option<String>,
+    /// The path.
+    pub path: String,
 }
 
 impl Inside<'_> {
@@ -116,7 +121,7 @@ impl Inside<'_> {
     }
 
     /// Out of the sandbox.
-    async fn fetch(&self, to: &Path) -> Result<(), Failure> {
+    pub async fn fetch(&self, to: &Path) -> Result<(), Failure> {
         let source = self
             .stat(&self.path)
             .await?
@@ -133,7 +138,7 @@ impl Inside<'_> {
     }
 
     /// Into the sandbox.
-    async fn bring(&self, from: &Path) -> Result<(), Failure> {
+    pub async fn bring(&self, from: &Path) -> Result<(), Failure> {
         let metadata = std::fs::metadata(from).map_err(|e| Failure::file("read", from, &e))?;
         let name = from.canonicalize().ok().and_then(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()));
         let into = self.path.ends_with('/') || self.is_directory(&self.path).await?;

@@ -1,6 +1,6 @@
 //! `moat sandbox`: whatever can be done with sandboxes over REST.
 
-mod copy;
+pub mod copy;
 mod create;
 mod exec;
 mod look;

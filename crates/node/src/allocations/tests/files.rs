@@ -41,6 +41,40 @@ fn a01_directories_are_made_shared_and_removed() {
     assert!(!dirs.root().exists());
 }
 
+/// A06: whoever is not root makes the same directories, all of them their own.
+#[test]
+fn a06_directories_are_made_without_root() {
+    use std::os::unix::fs::MetadataExt;
+    const NOBODY: u32 = 65_534;
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("place");
+    std::fs::create_dir(&place).unwrap();
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        std::os::unix::fs::chown(&place, Some(NOBODY), Some(NOBODY)).unwrap();
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let own = std::fs::metadata(&place).unwrap().uid();
+    let build = move || {
+        if root {
+            // Of this thread alone: it ends with the test.
+            rustix::thread::set_thread_gid(rustix::process::Gid::from_raw(NOBODY)).unwrap();
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(NOBODY)).unwrap();
+        }
+        let dirs = built(&place, 1);
+        std::fs::write(dirs.local("web").join("file"), "1").unwrap();
+        dirs.build([("web", true), ("db", false)]).unwrap();
+        dirs
+    };
+    let dirs = std::thread::spawn(build).join().unwrap();
+    for path in ["alloc/logs", "alloc/data", "web/local", "web/secrets", "db/tmp"] {
+        assert_eq!(std::fs::metadata(dirs.root().join(path)).unwrap().uid(), own, "{path}");
+    }
+    assert_eq!(mode(&dirs.root().join("web/secrets")), 0o700);
+    assert_eq!(mode(&dirs.root().join("web/local")), 0o777);
+    dirs.remove().unwrap();
+}
+
 #[test]
 fn a02_a_successor_takes_what_was_left() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 mod environment;
 mod fake;
 mod files;
+mod leaks;
 mod logs;
 mod real;
 

@@ -222,7 +222,10 @@ pub(in crate::http) async fn deployments(
     caller: Caller,
     JobPath(id): JobPath,
 ) -> Answer<Json<DeploymentList>> {
-    let list = app.cluster()?.jobs.deployments(&caller.namespace, Some(&id)).await?;
+    let jobs = &app.cluster()?.jobs;
+    // One that does not exist is told apart from one that has none.
+    jobs.get(&caller.namespace, &id).await?;
+    let list = jobs.deployments(&caller.namespace, Some(&id)).await?;
     Ok(Json(DeploymentList { deployments: list.iter().map(shown::deployment).collect() }))
 }
 

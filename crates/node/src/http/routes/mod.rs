@@ -6,6 +6,7 @@ mod detached;
 mod exec;
 mod files;
 mod images;
+mod jails;
 mod jobs;
 mod logs;
 mod network;
@@ -66,6 +67,7 @@ fn streams() -> OpenApiRouter<App> {
         .routes(routes!(logs::logs))
         .routes(routes!(images::pull))
         .routes(routes!(images::import))
+        .merge(long_of_jails())
         .routes(routes!(allocations::exec))
         .routes(routes!(allocations::logs))
         .routes(routes!(allocations::read_file))
@@ -106,9 +108,49 @@ fn questions() -> OpenApiRouter<App> {
         .routes(routes!(images::list))
         .routes(routes!(images::collect))
         .merge(of_jobs())
+        .merge(of_jails())
         .routes(routes!(node::nodes))
         .routes(routes!(node::stats))
         .routes(routes!(node::version))
+}
+
+/// Jails: what may take long, and carries archives.
+fn long_of_jails() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(jails::life::create))
+        .routes(routes!(jails::life::start))
+        .routes(routes!(jails::life::stop))
+        .routes(routes!(jails::life::restart))
+        .routes(routes!(jails::life::clone))
+        .routes(routes!(jails::life::convert))
+        .routes(routes!(jails::life::upgrade))
+        .routes(routes!(jails::life::template))
+        .routes(routes!(jails::life::snapshot))
+        .routes(routes!(jails::life::rollback))
+        .routes(routes!(jails::archives::export))
+        .routes(routes!(jails::archives::import))
+        .routes(routes!(jails::archives::console))
+        .routes(routes!(jails::furnish::make_release))
+        .routes(routes!(jails::furnish::upload_release))
+        .routes(routes!(jails::furnish::fetch_templates))
+        .routes(routes!(jails::furnish::upload_template))
+}
+
+/// Jails, and what belongs to them.
+fn of_jails() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(jails::list))
+        .routes(routes!(jails::get, jails::change, jails::destroy))
+        .routes(routes!(jails::rename))
+        .routes(routes!(jails::limit, jails::unlimit))
+        .routes(routes!(jails::mount, jails::unmount))
+        .routes(routes!(jails::redirect, jails::remove_redirects))
+        .routes(routes!(jails::snapshots))
+        .routes(routes!(jails::remove_snapshot))
+        .routes(routes!(jails::furnish::releases))
+        .routes(routes!(jails::furnish::remove_release))
+        .routes(routes!(jails::furnish::templates))
+        .routes(routes!(jails::furnish::check_template, jails::furnish::remove_template))
 }
 
 /// Jobs, and what belongs to them.

@@ -8,7 +8,7 @@ use moat_scheduler::JobKey;
 use super::Controller;
 use super::commit::droppable;
 use crate::clock;
-use crate::jobs::document::VERSIONS_MAX;
+use crate::jobs::document::{Outcome, VERSIONS_MAX};
 use crate::jobs::front::status::is_dead;
 use crate::jobs::keys::Key;
 use crate::jobs::store::WriteError;
@@ -42,6 +42,17 @@ impl Default for Bounds {
             removed: Duration::from_secs(600),
         }
     }
+}
+
+/// Earlier versions beyond the bound, of which nothing is left that might run, the oldest first. A node that does not know
+/// the version of an allocation would take it for one that nobody wants.
+fn unneeded(earlier: impl ExactSizeIterator<Item = u64>, outcome: &Outcome) -> Vec<u64> {
+    let over = earlier.len().saturating_sub(VERSIONS_MAX.saturating_sub(1));
+    let needed = |version: &u64| {
+        outcome.allocations.iter().any(|allocation| allocation.job_version == *version)
+            || outcome.stable.last() == Some(version)
+    };
+    earlier.take(over).filter(|version| !needed(version)).collect()
 }
 
 impl Controller {
@@ -119,31 +130,40 @@ impl Controller {
         declared.chain(left).filter(done).take(AT_ONCE).cloned().collect()
     }
 
-    /// The declaration first, over the revision it was judged by: nobody plans the rest any more.
+    /// The declaration first, over the revision it was judged by: nobody plans the rest any more. The outcome before the
+    /// statuses, which are loose ends without it, and after the versions, which nobody would find without it.
     async fn collect_job(&self, key: &JobKey) -> Result<(), WriteError> {
-        let (record, ids, versions) = {
+        let (record, outcome, ids, versions) = {
             let state = self.replica.state();
             let outcome = state.outcomes.get(key);
             let ids: Vec<_> = outcome.iter().flat_map(|o| o.value.allocations.iter().map(|a| a.id.clone())).collect();
             let versions: Vec<u64> = state.versions.get(key).into_iter().flat_map(|v| v.keys().copied()).collect();
-            (state.jobs.get(key).map(|held| held.revision), ids, versions)
+            (state.jobs.get(key).map(|held| held.revision), outcome.map(|held| held.revision), ids, versions)
         };
-        if let Some(over) = record {
-            let at = Key::Job(key.clone());
-            match self.store.remove(&at, Some(over)).await {
-                Ok(revision) => self.replica.apply(&at, revision, None),
-                Err(WriteError::Conflict) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        self.remove(&Key::Outcome(key.clone())).await?;
-        for id in ids {
-            self.remove(&Key::Status(id)).await?;
+        if !self.remove_over(&Key::Job(key.clone()), record).await? {
+            return Ok(());
         }
         for version in versions {
             self.remove(&Key::Version(key.clone(), version)).await?;
         }
+        if !self.remove_over(&Key::Outcome(key.clone()), outcome).await? {
+            return Ok(());
+        }
+        for id in ids {
+            self.remove(&Key::Status(id)).await?;
+        }
         Ok(())
+    }
+
+    /// Removes what is still at this revision, if it is there at all; says whether nobody else wrote it meanwhile.
+    async fn remove_over(&self, at: &Key, over: Option<u64>) -> Result<bool, WriteError> {
+        let Some(over) = over else { return Ok(true) };
+        match self.store.remove(at, Some(over)).await {
+            Ok(revision) => self.replica.apply(at, revision, None),
+            Err(WriteError::Conflict) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
     /// Statuses of allocations that are in no document, and versions nothing runs of.
@@ -155,14 +175,15 @@ impl Controller {
             state.statuses.iter().filter(|(id, held)| !state.owners.contains_key(*id) && old(held.value.modified));
         let mut keys: Vec<Key> = loose.map(|(id, _)| Key::Status(id.clone())).collect();
         for (job, versions) in &state.versions {
-            let Some(outcome) = state.outcomes.get(job) else { continue };
-            let over = versions.len().saturating_sub(VERSIONS_MAX.saturating_sub(1));
-            let needed = |version: &u64| {
-                outcome.value.allocations.iter().any(|allocation| allocation.job_version == *version)
-                    || outcome.value.stable.last() == Some(version)
+            let Some(outcome) = state.outcomes.get(job) else {
+                // Of a job that is gone: whoever removed it did not come that far.
+                if !state.jobs.contains_key(job) && !state.is_foreign(job) {
+                    keys.extend(versions.keys().map(|version| Key::Version(job.clone(), *version)));
+                }
+                continue;
             };
-            let unneeded = versions.keys().take(over).filter(|version| !needed(version));
-            keys.extend(unneeded.map(|version| Key::Version(job.clone(), *version)));
+            let unneeded = unneeded(versions.keys().copied(), &outcome.value);
+            keys.extend(unneeded.into_iter().map(|version| Key::Version(job.clone(), version)));
         }
         keys.truncate(AT_ONCE);
         keys
@@ -176,15 +197,33 @@ impl Controller {
     }
 
     async fn forget_removed(&self) -> Result<(), WriteError> {
-        let old: Vec<Key> = {
+        let old: Vec<(Key, u64)> = {
             let state = self.replica.state();
             let old = state.removed.iter().filter(|(_, (_, since))| since.elapsed() >= self.bounds.removed);
-            old.map(|(key, _)| key.clone()).take(AT_ONCE).collect()
+            old.map(|(key, (revision, _))| (key.clone(), *revision)).take(AT_ONCE).collect()
         };
-        for key in old {
-            self.store.forget(&key).await?;
-            self.replica.state().removed.remove(&key);
+        for (key, revision) in old {
+            self.store.forget(&key, revision).await?;
+            self.replica.state().forget_removed(&key, revision);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_kept_while_anything_refers_to_it() {
+        let allocation = serde_json::json!({
+            "id": "01234567-89ab-cdef-0123-456789abcdef", "namespace": "default", "job": "a", "job_version": 1,
+            "group": "g", "index": 0, "node": format!("N{}", "A".repeat(55)), "desired": "run", "generation": 1,
+            "created": 0, "modified": 0
+        });
+        let outcome = serde_json::json!({ "allocations": [allocation], "deployment": null, "stable": [0, 3] });
+        let outcome: Outcome = serde_json::from_value(outcome).unwrap();
+        assert_eq!(unneeded((0..10_u64).collect::<Vec<_>>().into_iter(), &outcome), [0, 2, 4]);
+        assert!(unneeded((0..5_u64).collect::<Vec<_>>().into_iter(), &outcome).is_empty());
     }
 }

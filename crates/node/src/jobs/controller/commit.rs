@@ -80,9 +80,7 @@ impl Controller {
     /// Somebody was faster: what they wrote is read from where it is certain.
     async fn reread(&mut self, key: &JobKey) -> Result<()> {
         for at in [Key::Outcome(key.clone()), Key::Job(key.clone())] {
-            if let Some(entry) = self.store.read(&at).await? {
-                self.replica.apply(&at, entry.revision, entry.value.as_deref());
-            }
+            self.replica.reread(&self.store, &at).await?;
         }
         Ok(())
     }

@@ -16,12 +16,13 @@ use moat_model::NodeId;
 use moat_scheduler::JobKey;
 use tokio::time::Instant;
 
-use super::heart::{Heart, since_boot};
+use super::heart::Heart;
 use super::keys::Key;
 use super::lease::{Lease, Write};
 use super::replica::{Changed, Replica};
 use super::store::Store;
 use super::watchman::Watchman;
+use crate::clock::since_boot;
 
 pub use clock::next_launch;
 pub use collect::Bounds;

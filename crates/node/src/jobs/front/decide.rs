@@ -8,7 +8,7 @@ use super::jobs::{key, unknown};
 use super::status;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::jobs::document::Outcome;
+use crate::jobs::document::{Outcome, REQUESTS_MAX};
 use crate::jobs::evaluation::{DeploymentView, Trigger};
 use crate::jobs::keys::Key;
 use crate::jobs::store::WriteError;
@@ -142,6 +142,10 @@ impl Live {
                 let outcome = state.outcomes.get(of).map(|held| (*held.value).clone()).unwrap_or_default();
                 (state.revision(&at).unwrap_or(0), outcome, record)
             };
+            if outcome.requests.len() >= REQUESTS_MAX {
+                let why = format!("{REQUESTS_MAX} requests about job {of} wait for a controller: none answers now");
+                return Err(Error::new(ErrorKind::Unavailable, why));
+            }
             let made = change(&mut outcome)?;
             let request = status::request(trigger);
             outcome.requests.push(request.clone());

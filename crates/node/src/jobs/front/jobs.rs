@@ -256,6 +256,10 @@ impl Live {
         started.await
     }
 
+    fn answered(&self, key: &JobKey) -> u64 {
+        self.replica.state().outcomes.get(key).map_or(0, |held| held.value.answered)
+    }
+
     /// Changes a record, again with what it is by then if somebody was faster.
     async fn change(
         &self,
@@ -272,7 +276,11 @@ impl Live {
                 }
                 state.jobs.get(key).cloned()
             };
-            let record = make(old.as_ref().map(|held| &*held.value), status::request(trigger))?;
+            let mut record = make(old.as_ref().map(|held| &*held.value), status::request(trigger))?;
+            if old.is_none() {
+                // What is left of one that was purged has its own count of what was answered.
+                record.index = record.index.max(self.answered(key) + 1);
+            }
             match put_record(&self.store, &self.replica, key, old.as_ref(), &record).await {
                 Ok(()) => {
                     let state = self.replica.state();

@@ -5,4 +5,3 @@ mod decide;
 mod jobs;
 mod nodes;
 pub mod status;
-mod watch;

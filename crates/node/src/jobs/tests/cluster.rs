@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::cut::Wire;
 use super::pretend::Pretend;
 use super::{default_namespace, job, node};
-use crate::jobs::{Bounds, DrainRequest, Hands as _, Jobs, LastBeat, Parts, StopOptions, SubmitOptions, serve};
+use crate::jobs::{Bounds, DrainRequest, Jobs, LastBeat, Parts, StopOptions, SubmitOptions, serve};
 
 pub const SOON: Duration = Duration::from_secs(90);
 pub const LOOK: Duration = Duration::from_millis(20);
@@ -49,9 +49,7 @@ impl Member {
             .unwrap();
         let beat = self.dir.path().join("beat.json");
         let fenced = !LastBeat::read(&beat).is_some_and(LastBeat::is_young);
-        if fenced {
-            self.hands.fence().await.unwrap();
-        }
+        self.hands.open(fenced);
         let parts = Parts {
             me: node(self.letter),
             client,
@@ -149,15 +147,25 @@ async fn what_runs_once_never_answers_twice() {
     for round in 0..rounds() {
         let (letter, alloc) = now[0].clone();
         let at = members.iter().position(|member| member.letter == letter).unwrap();
-        let cut = rand::random_bool(0.5);
+        // Cut off; all of it killed; or only its daemon, whose hands live on with nobody to tell them anything.
+        let (cut, all) = (rand::random_bool(0.4), rand::random_bool(0.4));
         let began = Instant::now();
         if cut {
             wires[at].cut();
         } else {
             members[at].kill();
-            members[at].hands.die();
+            if all {
+                members[at].hands.die();
+            }
         }
-        let what = format!("round {round}: {letter} {}", if cut { "cut off" } else { "killed" });
+        let fault = if cut {
+            "cut off"
+        } else if all {
+            "killed"
+        } else {
+            "without its daemon"
+        };
+        let what = format!("round {round}: {letter} {fault}");
         let moved = |now: &[(char, AllocId)]| now.len() == 1 && now[0].0 != letter && now[0].1 != alloc;
         until(&members, &what, moved).await;
         println!("{what}: elsewhere after {:?}", began.elapsed());

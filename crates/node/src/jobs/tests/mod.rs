@@ -2,6 +2,7 @@
 
 mod cluster;
 mod cut;
+mod declared;
 mod pretend;
 mod quorum;
 mod store;

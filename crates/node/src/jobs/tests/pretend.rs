@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use moat_model::AllocId;
@@ -9,7 +10,7 @@ use moat_model::job::{AllocStatus, ClientStatus, Desired};
 use tokio::sync::Notify;
 
 use crate::allocations::Assignment;
-use crate::clock;
+use crate::clock::{self, since_boot};
 use crate::error::Result;
 use crate::jobs::hands::{Feed, Hands, Known, is_replaceable};
 
@@ -18,6 +19,7 @@ struct Table {
     all: BTreeMap<AllocId, (Assignment, ClientStatus)>,
     untold: BTreeSet<AllocId>,
     frozen: bool,
+    leash: Option<Duration>,
 }
 
 /// See the module. Outlives its node's daemon, as sandboxes do.
@@ -32,10 +34,16 @@ impl Pretend {
     pub fn answering(&self) -> Vec<AllocId> {
         let table = self.table.lock().unwrap();
         let runs = |(id, (assignment, client)): (&AllocId, &(Assignment, ClientStatus))| {
-            let stands = table.frozen && is_replaceable(assignment);
+            let over = table.leash.is_some_and(|until| until < since_boot());
+            let stands = (table.frozen || over) && is_replaceable(assignment);
             (*client == ClientStatus::Running && !stands).then(|| id.clone())
         };
         table.all.iter().filter_map(runs).collect()
+    }
+
+    /// A daemon finds them: what an earlier one froze goes on, unless nobody may know of the node any more.
+    pub fn open(&self, fenced: bool) {
+        self.table.lock().unwrap().frozen = fenced;
     }
 
     /// Everything of the node dies at once.
@@ -91,6 +99,11 @@ impl Hands for Pretend {
         }
         table.frozen = false;
         Ok(())
+    }
+
+    async fn leash(&self, until: Duration) {
+        let mut table = self.table.lock().unwrap();
+        table.leash = table.leash.max(Some(until));
     }
 
     async fn forget(&self, id: &AllocId) -> Result<()> {

@@ -52,8 +52,10 @@ async fn compare_and_set_watch_and_removal_on_both_servers() {
         assert_eq!(replica.state().revision(&key), Some(third));
         assert!(matches!(store.put(&key, value(true), Some(0)).await, Err(WriteError::Conflict)));
         store.put(&key, value(true), Some(third)).await.unwrap();
-        store.remove(&key, None).await.unwrap();
-        store.forget(&key).await.unwrap();
+        let fourth = store.remove(&key, None).await.unwrap();
+        store.forget(&key, fourth - 1).await.unwrap();
+        assert!(store.read(&key).await.unwrap().is_some(), "it was written again since");
+        store.forget(&key, fourth).await.unwrap();
         assert!(store.read(&key).await.unwrap().is_none());
         store.put(&key, value(true), Some(0)).await.unwrap();
 
@@ -81,8 +83,8 @@ async fn a_watch_that_was_cut_off_finds_what_changed_and_what_is_gone() {
     // The watcher's own connection comes back later than this one.
     server.restart().await.unwrap();
     let other = Store::new(&server.client().await.unwrap(), None);
-    other.remove(&fence(node('A')), Some(first)).await.unwrap();
-    other.forget(&fence(node('A'))).await.unwrap();
+    let removed = other.remove(&fence(node('A')), Some(first)).await.unwrap();
+    other.forget(&fence(node('A')), removed).await.unwrap();
     let last = other.put(&fence(node('B')), down, Some(0)).await.unwrap();
     tokio::time::timeout(SOON, replica.reaches(JOBS, last)).await.unwrap();
     assert_eq!(replica.state().fences.keys().cloned().collect::<Vec<_>>(), [node('B')]);

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use crate::allocations::Allocations;
 use crate::error::{Error, Result};
 
-pub use serve::{ReachServer, serve};
+pub use serve::serve;
 
 /// How long another node may take for an answer: it waits for an agent or a disk.
 const ANSWER_MAX: Duration = Duration::from_secs(15);

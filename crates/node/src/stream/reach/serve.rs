@@ -2,98 +2,38 @@
 
 use std::sync::Arc;
 
-use async_nats::{Message, Subscriber};
-use futures::StreamExt;
+use async_nats::Message;
+use async_trait::async_trait;
 use moat_api::WireError;
 use moat_api::allocation::{AllocationRequest, AllocationVerb, StreamBegun};
 use moat_api::nex::{ReplyType, envelope};
 use moat_api::stream::StreamId;
 use moat_model::{ErrorKind, Namespace};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::sync::Semaphore;
 
 use super::Reach;
 use crate::error::{Error, Result};
 use crate::stream::Session;
+use crate::stream::listener::{Decided, Listener, Respond};
 
-/// Requests handled at a time. Each waits for an agent or a disk, and holds little.
-const REQUESTS_MAX: usize = 64;
 /// Streams at a time: each holds at most a window each way.
 const SESSIONS_MAX: usize = 128;
 
-/// The running server.
-#[derive(Debug)]
-pub struct ReachServer {
-    cancel: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl ReachServer {
-    /// Stops taking requests, hangs up every stream and waits for their end.
-    pub async fn close(self) {
-        self.cancel.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
 /// Begins to answer what other nodes ask about allocations of this one.
-pub async fn serve(reach: Reach) -> Result<ReachServer> {
-    let subject = reach.subjects.allocation_any(&reach.node);
-    let requests = reach
-        .nats
-        .subscribe(subject.clone())
-        .await
-        .map_err(|error| Error::caused_by(ErrorKind::Unavailable, format!("subscribe to {subject}"), error))?;
-    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let server = Arc::new(Server {
-        reach,
-        sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
-        tasks: tasks.clone(),
-        cancel: cancel.clone(),
-    });
-    tasks.spawn(server.take(requests));
-    Ok(ReachServer { cancel, tasks })
+pub async fn serve(reach: Reach) -> Result<Listener> {
+    let (client, subject) = (reach.nats.clone(), reach.subjects.allocation_any(&reach.node));
+    let server = Server { reach, sessions: Arc::new(Semaphore::new(SESSIONS_MAX)) };
+    Listener::open(client, subject, server).await
 }
 
 struct Server {
     reach: Reach,
     sessions: Arc<Semaphore>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
 }
 
-type Decided = std::result::Result<(Vec<u8>, Option<Session>), WireError>;
-
-impl Server {
-    async fn take(self: Arc<Self>, mut requests: Subscriber) {
-        let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let next = async {
-            loop {
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-                let Some(message) = requests.next().await else { return };
-                self.tasks.spawn(Arc::clone(&self).reply(message, permit));
-            }
-        };
-        self.cancel.run_until_cancelled(next).await;
-    }
-
-    async fn reply(self: Arc<Self>, message: Message, _permit: OwnedSemaphorePermit) {
-        let Some(to) = message.reply.clone() else { return };
-        let (answer, session) = match self.decide(&message).await {
-            Ok(decided) => decided,
-            Err(error) => (envelope::encode_error(ReplyType::Allocation, &error), None),
-        };
-        if let Err(error) = self.reach.nats.publish(to, answer.into()).await {
-            tracing::warn!(%error, "a reply was not sent");
-            return;
-        }
-        // Only now: the first frame must not overtake the answer.
-        if let Some(session) = session {
-            self.tasks.spawn(session.run(self.cancel.clone()));
-        }
-    }
+#[async_trait]
+impl Respond for Server {
+    const KIND: ReplyType = ReplyType::Allocation;
 
     async fn decide(&self, message: &Message) -> Decided {
         let namespace = self
@@ -106,9 +46,11 @@ impl Server {
             return self.stream(&namespace, &allocation, verb, &stream).await;
         }
         let answer = self.reach.answer(&namespace, &allocation, verb).await.map_err(wire)?;
-        Ok((envelope::encode(ReplyType::Allocation, &answer), None))
+        Ok((envelope::encode(Self::KIND, &answer), None))
     }
+}
 
+impl Server {
     async fn stream(
         &self,
         namespace: &Namespace,
@@ -127,7 +69,7 @@ impl Server {
             .await
             .map_err(|error| WireError::new(ErrorKind::Unavailable, format!("listen to the stream: {error}")))?;
         let process = self.reach.begin(namespace, allocation, verb).await.map_err(wire)?;
-        let answer = envelope::encode(ReplyType::Allocation, &StreamBegun { pid: process.pid });
+        let answer = envelope::encode(Self::KIND, &StreamBegun { pid: process.pid });
         Ok((answer, Some(Session::new(nats.clone(), subjects.stream_out(stream), frames, process, permit))))
     }
 }
