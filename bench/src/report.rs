@@ -101,14 +101,18 @@ fn section(out: &mut String, scenario: &Scenario, shown: Option<&Shown>) -> std:
         };
         writeln!(out, "\nPromised: {}: {verdict}.", promise.words)?;
     }
-    compare(out, &shown.series)
+    compare(out, scenario.beside, &shown.series)
 }
 
 /// Says where a rival is ahead, in so many words.
-fn compare(out: &mut String, series: &[(String, String, Summary)]) -> std::fmt::Result {
-    let ours = series.iter().rfind(|(subject, ..)| subject.starts_with("moat"));
-    let Some((our_name, unit, our)) = ours else { return Ok(()) };
+fn compare(out: &mut String, beside: &[(&str, &str)], series: &[(String, String, Summary)]) -> std::fmt::Result {
+    let last = series.iter().rfind(|(subject, ..)| subject.starts_with("moat"));
     for (name, _, rival) in series.iter().filter(|(subject, ..)| !subject.starts_with("moat")) {
+        let ours = match beside.iter().find(|(_, rival)| rival == name) {
+            Some((ours, _)) => series.iter().find(|(subject, ..)| subject == ours),
+            None => last,
+        };
+        let Some((our_name, unit, our)) = ours else { continue };
         let more_is_better = unit.contains("/s");
         let ratio = if more_is_better { our.p50 / rival.p50 } else { rival.p50 / our.p50 };
         let verdict = match ratio {
@@ -159,11 +163,21 @@ mod tests {
         let summary = |p50| Summary { count: 1, p50, p95: p50, p99: p50, max: p50 };
         let row = |name: &str, unit: &str, p50| (name.to_owned(), unit.to_owned(), summary(p50));
         let mut out = String::new();
-        compare(&mut out, &[row("moat: a", "ms", 6.0), row("b", "ms", 3.0), row("c", "ms", 60.0)]).unwrap();
+        compare(&mut out, &[], &[row("moat: a", "ms", 6.0), row("b", "ms", 3.0), row("c", "ms", 60.0)]).unwrap();
         assert!(out.contains("the rival is 2.0 × better"), "{out}");
         assert!(out.contains("10.0 × better at p50"), "{out}");
         let mut out = String::new();
-        compare(&mut out, &[row("moat: a", "lines/s", 6.0), row("b", "lines/s", 3.0)]).unwrap();
+        compare(&mut out, &[], &[row("moat: a", "lines/s", 6.0), row("b", "lines/s", 3.0)]).unwrap();
         assert!(out.contains("2.0 × better at p50") && !out.contains("rival"), "{out}");
+    }
+
+    #[test]
+    fn a_rival_is_compared_with_what_does_the_same() {
+        let summary = |p50| Summary { count: 1, p50, p95: p50, p99: p50, max: p50 };
+        let row = |name: &str, unit: &str, p50| (name.to_owned(), unit.to_owned(), summary(p50));
+        let series = [row("moat: boot", "ms", 3.0), row("by hand", "ms", 6.0), row("moat: memory", "MiB", 60.0)];
+        let mut out = String::new();
+        compare(&mut out, &[("moat: boot", "by hand")], &series).unwrap();
+        assert!(out.contains("`moat: boot` against `by hand`: 2.0 × better"), "{out}");
     }
 }

@@ -99,7 +99,7 @@ impl Runc {
     /// A container that stays, to execute in.
     pub fn hold(self) -> anyhow::Result<HeldRunc> {
         self.configure(&["/bin/sleep", "3600"])?;
-        let name = format!("moat-bench-held-{}", std::process::id());
+        let name = format!("moat-bench-held-{}-{:016x}", std::process::id(), rand::random::<u64>());
         // Detached, runc leaves the container our output streams: they must not be pipes we would wait on.
         let status = self
             .command()
@@ -125,6 +125,13 @@ pub struct HeldRunc {
 }
 
 impl HeldRunc {
+    /// Its process, as the host numbers it.
+    pub fn pid(&self) -> anyhow::Result<u64> {
+        let output = self.runc.command().args(["state", &self.name]).output().context("runc state")?;
+        let state: serde_json::Value = serde_json::from_slice(&output.stdout).context("what runc says of it")?;
+        state.get("pid").and_then(serde_json::Value::as_u64).context("runc names no process")
+    }
+
     /// Executes `true` in it.
     pub fn exec_true(&self) -> anyhow::Result<Duration> {
         timed(self.runc.command().args(["exec", &self.name, "/bin/true"]))

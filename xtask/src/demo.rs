@@ -1,6 +1,8 @@
 //! A whole node at work, each command shown before it runs and checked after it.
 
 mod image;
+mod jails;
+mod jobs;
 mod machines;
 mod networks;
 mod sandboxes;
@@ -56,6 +58,7 @@ struct Stage {
     programs: PathBuf,
     daemon: Option<Child>,
     registry: Option<Child>,
+    artifacts: Option<Child>,
     guard: Guard,
     before: networks::HostNetwork,
     /// Where the guest of its machines is; none if this host has none.
@@ -71,7 +74,7 @@ impl Stage {
         let guest = install(Tool::Qemu).and_then(|_| guest(&programs.join("moat")));
         let guest = guest.inspect_err(|error| eprintln!("xtask: no microVMs: {error:#}")).ok();
         let before = networks::HostNetwork::now()?;
-        let mut stage = Self { dir, programs, daemon: None, registry: None, guard, before, guest };
+        let mut stage = Self { dir, programs, daemon: None, registry: None, artifacts: None, guard, before, guest };
         stage.start_daemon()?;
         Ok(stage)
     }
@@ -96,7 +99,8 @@ impl Stage {
         let log = File::create(self.dir.join("up.log")).context("create up.log")?;
         let config = self.dir.join("demo.toml");
         let machines = self.guest.as_deref().map_or_else(Default::default, machines::config);
-        fs::write(&config, machines + sandboxes::CONFIG).context("write demo.toml")?;
+        let jobs = self.set_jobs()?;
+        fs::write(&config, machines + sandboxes::CONFIG + &jobs).context("write demo.toml")?;
         let mut up = self.command("moat");
         up.args(["up", "--nats-port", "0", "--api-listen", "127.0.0.1:0", "--config"]).arg(&config);
         up.arg("--dir").arg(self.dir.join("node"));
@@ -167,6 +171,7 @@ impl Stage {
         for fact in ["workload_deployed", "workload_undeployed"] {
             expect(&events, fact, "the events")?;
         }
+        self.play_jobs()?;
         self.play_sandboxes()
     }
 
@@ -221,9 +226,9 @@ impl Stage {
 
     /// Ends everything and removes the directory.
     fn close(&mut self) -> anyhow::Result<()> {
-        if let Some(mut registry) = self.registry.take() {
-            registry.kill().context("end docker-registry")?;
-            registry.wait().context("end docker-registry")?;
+        for mut server in [self.registry.take(), self.artifacts.take()].into_iter().flatten() {
+            server.kill().context("end what served the demonstration")?;
+            server.wait().context("end what served the demonstration")?;
         }
         title("end the node");
         let Some(mut child) = self.daemon.take() else { return Ok(()) };
@@ -259,8 +264,9 @@ impl Stage {
         println!("\nIt still runs. To use it:");
         println!("  export XDG_RUNTIME_DIR={dir} HOME={dir} PATH={}:$PATH", self.programs.display());
         println!("  moat node ls");
-        let registry = self.registry.take().map(|child| format!(" {}", child.id())).unwrap_or_default();
-        println!("To end it:\n  kill {}{registry} && rm -rf {dir}", child.id());
+        let servers = [self.registry.take(), self.artifacts.take()].into_iter().flatten();
+        let servers: String = servers.map(|child| format!(" {}", child.id())).collect();
+        println!("To end it:\n  kill {}{servers} && rm -rf {dir}", child.id());
         Ok(())
     }
 }

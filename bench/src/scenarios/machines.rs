@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use moat_api::rest::sandbox::{CreateSandbox, Pause, PauseTo, ResourceLimits, Resume};
-use moat_testkit::{Machines, machines, wait_until};
+use moat_testkit::{Machines, machines_alone, wait_until};
 use serde_json::Value;
 
 use super::node::Node;
@@ -98,7 +98,7 @@ fn config(stands_on: &Machines, more: &str) -> String {
 }
 
 fn stands_on(id: &str) -> anyhow::Result<Machines> {
-    machines(id)?.context("no QEMU, no guest, or not root")
+    machines_alone(id).context("no QEMU, no guest, or not root")
 }
 
 fn request() -> CreateSandbox {
@@ -181,7 +181,7 @@ fn vmm_of(run_dir: &Path, id: &str) -> anyhow::Result<u64> {
 }
 
 /// What a process has of the memory, shared pages counted in parts.
-fn pss_kib(pid: u64) -> anyhow::Result<u64> {
+pub(super) fn pss_kib(pid: u64) -> anyhow::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("read the monitor's memory")?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)

@@ -4,8 +4,10 @@ mod create;
 mod deploy;
 mod exec;
 mod image;
+mod jails;
 mod logs;
 mod machines;
+mod many_jails;
 mod networks;
 mod node;
 mod planning;
@@ -31,6 +33,8 @@ pub struct Scenario {
     pub promise: Option<Promise>,
     /// Takes long, or much of the machine: measured only when it is named.
     pub by_hand: bool,
+    /// A series of ours, and the rival's that does the same; every other rival is compared with our last.
+    pub beside: &'static [(&'static str, &'static str)],
     run: fn() -> LocalBoxFuture<'static, anyhow::Result<Vec<Sample>>>,
 }
 
@@ -53,7 +57,7 @@ impl Scenario {
 }
 
 /// All of them, in the order they are shown.
-pub const SCENARIOS: [Scenario; 17] = [
+pub const SCENARIOS: [Scenario; 19] = [
     Scenario {
         id: "T1",
         title: "create from a warm pool, over REST",
@@ -64,6 +68,7 @@ pub const SCENARIOS: [Scenario; 17] = [
             words: "p50 ≤ 2 ms, p99 ≤ 10 ms",
             kept: |of| of(rest::WARM).map(|s| s.p50 <= 2.0 && s.p99 <= 10.0),
         }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(rest::warm()),
     },
@@ -80,6 +85,7 @@ pub const SCENARIOS: [Scenario; 17] = [
             words: "p50 ≤ 5 ms, p99 ≤ 25 ms",
             kept: |of| of(create::READY).map(|s| s.p50 <= 5.0 && s.p99 <= 25.0),
         }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(create::run()),
     },
@@ -93,6 +99,7 @@ pub const SCENARIOS: [Scenario; 17] = [
             words: "with a network p50 ≤ 1 ms more than without",
             kept: |of| Some(of(networks::WARM_INTERNET)?.p50 <= of(networks::WARM_ISOLATED)?.p50 + 1.0),
         }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(networks::warm()),
     },
@@ -102,6 +109,7 @@ pub const SCENARIOS: [Scenario; 17] = [
         method: "`create → agent ready` of T2, in turn with loopback only and with `internet`, through one engine: the \
                  namespace and its link are taken from those prepared, its rules are made.",
         promise: None,
+        beside: &[],
         by_hand: false,
         run: || Box::pin(networks::cold()),
     },
@@ -113,6 +121,7 @@ pub const SCENARIOS: [Scenario; 17] = [
                  `/bin/true` of a `host` root). The rival is `runc exec` in a running container, a program that has to \
                  start first.",
         promise: Some(Promise { words: "over REST p50 ≤ 1.5 ms", kept: |of| of(rest::EXEC).map(|s| s.p50 <= 1.5) }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(exec::run()),
     },
@@ -126,6 +135,7 @@ pub const SCENARIOS: [Scenario; 17] = [
             words: "all succeed, p99 ≤ 10 × p50",
             kept: |of| of(rest::BURST).map(|s| s.count == 100 && s.p99 <= 10.0 * s.p50),
         }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(rest::burst()),
     },
@@ -140,6 +150,7 @@ pub const SCENARIOS: [Scenario; 17] = [
             words: "≤ 1.5 s for 150 MB from a local registry; again: no work",
             kept: |of| Some(of(image::FROM_REGISTRY)?.p50 <= 1500.0 && of(image::AGAIN)?.p50 <= 50.0),
         }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(image::run()),
     },
@@ -151,6 +162,7 @@ pub const SCENARIOS: [Scenario; 17] = [
                  program is in the node's cache except in the first round, which is not counted, and ends on the first \
                  signal.",
         promise: None,
+        beside: &[],
         by_hand: false,
         run: || Box::pin(deploy::run()),
     },
@@ -166,6 +178,7 @@ pub const SCENARIOS: [Scenario; 17] = [
             words: "≥ 0.8 × the rate of publishing the same bytes straight to NATS",
             kept: |of| Some(of(logs::OURS)?.p50 >= 0.8 * of(logs::STRAIGHT)?.p50),
         }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(logs::run()),
     },
@@ -181,6 +194,7 @@ pub const SCENARIOS: [Scenario; 17] = [
         promise: Some(Promise {
             words: "boot ≤ 1.05 × by hand, restore ≤ 0.2 × boot", kept: |of| machines::kept(of)
         }),
+        beside: &[(machines::BOOT, machines::BY_HAND)],
         by_hand: false,
         run: || Box::pin(machines::boot()),
     },
@@ -190,6 +204,7 @@ pub const SCENARIOS: [Scenario; 17] = [
         method: "T1 with a pool of two microVMs of the template `scratch`; each create waits until both stand ready again, \
                  so that no machine starts meanwhile.",
         promise: None,
+        beside: &[],
         by_hand: false,
         run: || Box::pin(machines::warm()),
     },
@@ -199,6 +214,7 @@ pub const SCENARIOS: [Scenario; 17] = [
         method: "The daemon of a node with 20 running workloads is killed with SIGKILL and started again; from its start \
                  until it lists all 20 as running. Connecting to NATS is included.",
         promise: Some(Promise { words: "within 2 s", kept: |of| of(recovery::OURS).map(|s| s.max <= 2000.0) }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(recovery::run()),
     },
@@ -212,8 +228,45 @@ pub const SCENARIOS: [Scenario; 17] = [
                  Each plan is carried out before the next. Every node is looked at, none is left to chance. No rival plans \
                  without its servers.",
         promise: None,
+        beside: &[],
         by_hand: false,
         run: || Box::pin(planning::run()),
+    },
+    Scenario {
+        id: "JC",
+        title: "clone of a running jail",
+        method: "`POST /api/v1/jails/{name}/clone` of a thin jail that runs, to its last line. It has 1 GiB of files of its \
+                 own, 8,192 of 64 KiB and 64 of 8 MiB, and one more of 64 MiB; meanwhile a program in it makes a log grow by \
+                 4 KiB every 10 ms and writes one of a hundred files of 64 KiB anew every 50 ms; in a series of its own also \
+                 4 KiB anywhere in the file of 64 MiB every 2 ms. Another program in it wakes every millisecond: its longest \
+                 sleep during a clone is how long the jail stood still, with all that the disk and the two cores add to it. In \
+                 turn with `cp -a --reflink=auto` of the same directory and `sync -f`, which stops nobody and copies what is \
+                 torn; the same program's longest sleep meanwhile is the noise. Both write everything to disk. Where the file \
+                 system can share blocks (btrfs, XFS) both do; ext4 cannot, and a clone there takes the room of its source.",
+        promise: Some(Promise {
+            words: "stands still ≤ 100 ms", kept: |of| of(jails::STOOD).map(|s| s.max <= 100.0)
+        }),
+        beside: &[(jails::STOOD, jails::STOOD_CP), (jails::CLONED, jails::COPIED), (jails::ROOM, jails::ROOM_SOURCE)],
+        by_hand: false,
+        run: || Box::pin(jails::clone()),
+    },
+    Scenario {
+        id: "J200",
+        title: "two hundred jails on one node",
+        method: "Thin jails of a release of busybox, each with the node's init, no service, and the network it gets by \
+                 default (`internet`, its own address and name), files on disk: made and started one after the other over \
+                 REST, as `bastille start ALL` does, each call to its last line; listed; measured at rest; stopped in the same \
+                 way, in the other order. Then three times: the daemon started as after a boot of the host, until all are \
+                 listed as up, and told to end with all its jails. Afterwards nothing may be left. Nobody else keeps such \
+                 jails on Linux; beside them stand `runc run --detach` of a busybox that sleeps, without a network, a file \
+                 system of its own or anything that watches it.",
+        promise: Some(Promise {
+            words: "an idle one has ≤ 1 MiB of its own memory",
+            kept: |of| of(many_jails::MEMORY).map(|s| s.max <= 1.0),
+        }),
+        beside: &[(many_jails::START, many_jails::RUNC_START), (many_jails::MEMORY, many_jails::RUNC_MEMORY)],
+        by_hand: false,
+        run: || Box::pin(many_jails::many()),
     },
     Scenario {
         id: "N1000",
@@ -225,6 +278,7 @@ pub const SCENARIOS: [Scenario; 17] = [
             words: "the last hundred creates at most 2 × the first hundred at p50, nothing left",
             kept: |of| Some(of(networks::LAST)?.p50 <= 2.0 * of(networks::FIRST)?.p50),
         }),
+        beside: &[],
         by_hand: true,
         run: || Box::pin(networks::thousand()),
     },
@@ -241,6 +295,7 @@ pub const SCENARIOS: [Scenario; 17] = [
                 Some(into && of(throughput::OUT)?.p50 >= 0.9 * of(throughput::BARE_OUT)?.p50)
             },
         }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(throughput::link()),
     },
@@ -256,6 +311,7 @@ pub const SCENARIOS: [Scenario; 17] = [
                 series.map(|name| of(name).map(|s| s.max <= 5.0)).try_fold(true, |all, one| Some(all && one?))
             },
         }),
+        beside: &[],
         by_hand: false,
         run: || Box::pin(throughput::limits()),
     },
@@ -265,6 +321,7 @@ pub const SCENARIOS: [Scenario; 17] = [
         method: "As T-N1, from one sandbox to another of its namespace, every packet evaluated by the rules; beside two \
                  namespaces behind bare veth pairs, the host forwarding between them.",
         promise: None,
+        beside: &[],
         by_hand: false,
         run: || Box::pin(throughput::across()),
     },

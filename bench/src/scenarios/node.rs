@@ -50,8 +50,17 @@ impl Node {
 
     /// The same; `top` stands before the first table of its configuration.
     pub async fn start_with_top(top: &str, more: &str) -> anyhow::Result<Self> {
+        Self::start_in("/run", top, more).await
+    }
+
+    /// Starts both, everything of theirs on a disk, as files that last are.
+    pub async fn start_on_disk(more: &str) -> anyhow::Result<Self> {
+        Self::start_in("/var/tmp", "", more).await
+    }
+
+    async fn start_in(place: &str, top: &str, more: &str) -> anyhow::Result<Self> {
         let nats = NatsServer::start(Release::Current).await?.context("nats-server is not installed")?;
-        let dir = tempfile::Builder::new().prefix("moat-bench-node-").tempdir_in("/run")?;
+        let dir = tempfile::Builder::new().prefix("moat-bench-node-").tempdir_in(place)?;
         let api = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = format!(
             "run_dir = {:?}\ndata_dir = {:?}\nstop_workloads = true\n{top}[api]\nlisten_addr = \"{api}\"\n[nats]\nservers = [{:?}]\n{more}",
@@ -168,7 +177,7 @@ impl Node {
     }
 
     /// In good order, so that members of its pools end with it.
-    fn stop_daemon(&mut self) -> anyhow::Result<()> {
+    pub fn stop_daemon(&mut self) -> anyhow::Result<()> {
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
         let asked =
             Command::new("kill").args(["-TERM", &daemon.id().to_string()]).status().context("stop the daemon")?;

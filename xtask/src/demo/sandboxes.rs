@@ -35,6 +35,7 @@ impl Stage {
         let id = self.play_rest()?;
         self.play_command_line(&id, &image)?;
         self.play_networks()?;
+        self.play_jails()?;
         self.play_machines()?;
 
         title("the pool at work");

@@ -7,17 +7,20 @@ use super::tree::Tree;
 const LINES_MAX: usize = 900;
 
 /// Where processes may be started: path prefixes.
-const MAY_START_PROCESSES: [&str; 10] =
-    // In the command line, `moat up` starts its nats-server; images start credential programs; networks start nft,
-    // artifacts the child that fetches, and git in it.
+const MAY_START_PROCESSES: [&str; 12] =
+    // In the command line, `moat up` starts its nats-server and `jail edit` the user's editor; images start credential
+    // programs; networks start nft, artifacts the child that fetches, and git in it; services are started by the program
+    // inside jails.
     [
         "crates/drivers/",
         "crates/agent/",
         "crates/image/",
         "crates/net/",
         "crates/getter/",
+        "crates/shims/",
         "crates/testkit/",
         "crates/cli/src/nats_server.rs",
+        "crates/cli/src/commands/jail/edit.rs",
         "xtask/",
         "bench/",
         "fuzz/",
