@@ -2,6 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+/// Longest path of a run directory. Below it lie sockets, and the kernel ends their paths after 107 bytes.
+const RUN_MAX: usize = 107 - "/sandboxes/sb-00000000000000000000000000/agent.sock".len();
+
+/// What is wrong with a run directory, if anything is.
+pub(crate) fn fault_of_run(run: &Path) -> Option<String> {
+    let bytes = run.as_os_str().len();
+    (bytes > RUN_MAX).then(|| {
+        let path = run.display();
+        format!("{path} has {bytes} bytes; sockets lie below it, which leave it {RUN_MAX}: choose a shorter one")
+    })
+}
+
 /// The two directories of a node, and the places in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirs {

@@ -8,7 +8,7 @@ use std::path::Path;
 use moat_model::ErrorKind;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::dirs::Dirs;
+use crate::dirs::{Dirs, fault_of_run};
 use crate::error::{Error, Result};
 
 /// Held as long as the daemon runs. The kernel gives it back however the daemon ends.
@@ -20,6 +20,9 @@ pub struct NodeGuard {
 impl NodeGuard {
     /// Takes the lock of a run directory, or says who has it.
     pub fn take(dirs: &Dirs) -> Result<Self> {
+        if let Some(why) = fault_of_run(dirs.run()) {
+            return Err(Error::invalid("run_dir", why));
+        }
         make_private(dirs.run())?;
         let path = dirs.lock_file();
         let mut file = std::fs::OpenOptions::new()
@@ -79,5 +82,15 @@ mod tests {
         assert!(refusal.to_string().contains(&format!("pid {}", std::process::id())), "{refusal}");
         drop(first);
         NodeGuard::take(&dirs).unwrap();
+    }
+
+    #[test]
+    fn a_directory_without_room_for_sockets_is_refused_before_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("d".repeat(56));
+        let refusal = NodeGuard::take(&Dirs::new(&run, dir.path().join("data"))).unwrap_err();
+        assert_eq!(refusal.kind, ErrorKind::InvalidSpec);
+        assert!(refusal.to_string().contains("which leave it 56"), "{refusal}");
+        assert!(!run.exists());
     }
 }

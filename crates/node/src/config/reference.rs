@@ -37,7 +37,7 @@ const TOP: &[Key] = &[
         "run_dir",
         "path",
         "`/run/moat`",
-        "What must survive the daemon but not the power. One daemon at a time; put it on a tmpfs: workload records in it hold environments in clear text.",
+        "What must survive the daemon but not the power. One daemon at a time; put it on a tmpfs: workload records in it hold environments in clear text. At most 56 bytes long, for sockets lie below it.",
     ),
     key(
         "data_dir",

@@ -100,7 +100,7 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
         autostart.push(autostart_entry(entry).map_err(|(key, why)| (format!("autostart[{index}].{key}"), why))?);
     }
     Ok(NodeConfig {
-        run_dir: absolute("run_dir", raw.run_dir.unwrap_or(base.run_dir))?,
+        run_dir: run_dir(raw.run_dir.unwrap_or(base.run_dir))?,
         data_dir: absolute("data_dir", raw.data_dir.unwrap_or(base.data_dir))?,
         name: service::name(raw.name, &raw.agent)?,
         nexus: raw.nexus.unwrap_or(base.nexus),
@@ -148,6 +148,14 @@ fn checked(raw: RawConfig, mut notes: Vec<String>) -> Result<NodeConfig, Fault> 
 
 fn absolute(key: &str, path: PathBuf) -> Result<PathBuf, Fault> {
     if path.is_absolute() { Ok(path) } else { fault(key, format!("{} is not an absolute path", path.display())) }
+}
+
+fn run_dir(path: PathBuf) -> Result<PathBuf, Fault> {
+    let path = absolute("run_dir", path)?;
+    match crate::dirs::fault_of_run(&path) {
+        Some(why) => fault("run_dir", why),
+        None => Ok(path),
+    }
 }
 
 fn drivers(given: Option<Vec<String>>, base: Vec<String>) -> Result<Vec<String>, Fault> {

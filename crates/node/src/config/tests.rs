@@ -31,6 +31,7 @@ fn an_unknown_key_is_refused_with_its_line() {
 fn values_that_cannot_be_meant_name_their_key() {
     for (text, key) in [
         ("run_dir = 'relative'", "run_dir"),
+        ("run_dir = '/a-path-of-57-bytes/which-is-one-more-than-there-is-roomy'", "run_dir"),
         ("drivers = ['xen']", "drivers"),
         ("isolation = 'process'", "isolation"),
         ("isolation = 'vm'", "isolation"),
