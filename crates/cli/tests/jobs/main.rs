@@ -9,6 +9,7 @@ mod fetched;
 mod seed;
 mod series;
 mod stage;
+mod story;
 mod tenants;
 
 use std::path::Path;
@@ -53,4 +54,6 @@ async fn job_files_run_unchanged_and_the_series_hold() {
     let stage = Stage::up(&stands, &seed::file("client_raw_exec.hcl")).await;
     seed::raw_exec_is_enabled(&stage).await;
     stage.down().await;
+
+    story::runs_on_a_root_of_jails(&stands).await;
 }

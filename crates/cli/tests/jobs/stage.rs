@@ -15,6 +15,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::story;
+
 /// Longest wait for anything: a loaded machine is slow.
 pub const SOON: Duration = Duration::from_secs(120);
 
@@ -57,6 +59,7 @@ impl Stands {
             ("/probe".to_owned(), probe.clone()),
             ("/probe.tar".to_owned(), tar_of("bin/tool", &probe)),
         ]);
+        let served = served.into_iter().chain(story::served()).collect();
         Some(Self { web: serve(served).await, dir, made })
     }
 

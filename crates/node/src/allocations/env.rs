@@ -18,6 +18,9 @@ pub(super) struct Given<'a> {
     /// Ports by label, and the task each leads to.
     pub ports: &'a BTreeMap<String, PortMapping>,
     pub port_owner: &'a BTreeMap<String, String>,
+    /// The domain of sandboxes' names, for a task that is one and has a network: no port of the host answers it, its siblings
+    /// do. None for a task of the host, which they answer at the host's ports.
+    pub domain: Option<&'a str>,
     /// `/alloc`, `/local`, `/secrets`, or paths of the host.
     pub dirs: &'a Dirs,
     /// Variables of the daemon it gets.
@@ -102,13 +105,33 @@ fn ports(given: &Given<'_>, env: &mut BTreeMap<String, String>) {
             env.insert(format!("NOMAD_{kind}_{label}"), value);
         }
         let Some(owner) = owner else { continue };
+        let sibling = given.domain.and_then(|domain| name_of(given.allocation, given.group, owner, domain));
+        let (at, number) = match sibling {
+            Some(name) => (name, port.to),
+            None => (port.host_ip.clone(), port.host_port),
+        };
         let name = format!("{}_{label}", cleaned(owner));
-        for (kind, value) in
-            [("PORT", port.host_port.to_string()), ("IP", port.host_ip.clone()), ("ADDR", host.clone())]
-        {
+        for (kind, value) in [("PORT", number.to_string()), ("ADDR", format!("{at}:{number}")), ("IP", at)] {
             env.insert(format!("NOMAD_{kind}_{name}"), value);
         }
     }
+}
+
+/// Key of the label by which sandboxes of one allocation find each other, whatever their addresses after a restart.
+pub(super) const MEMBER: &str = "member";
+
+/// That label's value: which of its group's tasks. Their names may be what no name of a host can be.
+pub(super) fn member(allocation: &Allocation, group: &TaskGroup, task: &str) -> Option<String> {
+    let place = group.tasks.iter().position(|one| one.name == task)?;
+    Some(format!("{}-{place}", allocation.id))
+}
+
+/// What the node's resolver says of a sibling; none if it is no sandbox.
+fn name_of(allocation: &Allocation, group: &TaskGroup, task: &str, domain: &str) -> Option<String> {
+    if group.task(task)?.driver == TaskDriver::RawExec {
+        return None;
+    }
+    Some(format!("{}.{MEMBER}.label.{domain}", member(allocation, group, task)?))
 }
 
 fn resources(task: &Task, env: &mut BTreeMap<String, String>) {

@@ -43,6 +43,7 @@ impl Ground {
         let jobs = &self.shared.base.jobs;
         let mut denied = jobs.env_denied.clone();
         denied.extend(task.config.denied_envvars.clone());
+        let wired = matches!(self.network_mode(task), Ok(NetworkMode::Internal | NetworkMode::Internet));
         Ok(env::environment(&Given {
             allocation: &self.allocation,
             job: &self.job,
@@ -51,6 +52,7 @@ impl Ground {
             facts: &self.shared.base.facts,
             ports: &self.ports,
             port_owner: &owners(self.group()?)?,
+            domain: wired.then(|| self.shared.domain()),
             dirs: &env::dirs(task.driver, self.dirs().root(), &task.name),
             host: &env::host(&jobs.env_allowed, &denied),
             templates,

@@ -12,6 +12,7 @@ use moat_model::spec::{
 };
 use moat_model::{Isolation, SandboxSpec};
 
+use super::env;
 use super::ground::{Ground, owners};
 use super::prepare;
 use crate::error::{Error, Result};
@@ -81,7 +82,9 @@ fn oom_score_adj(wanted: Option<i16>) -> Result<Option<u16>> {
 }
 
 fn labels(ground: &Ground, task: &Task) -> BTreeMap<String, String> {
+    let member = ground.group().ok().and_then(|group| env::member(&ground.allocation, group, &task.name));
     let pairs = [
+        (env::MEMBER, member.unwrap_or_default()),
         ("alloc", ground.allocation.id.to_string()),
         ("job", ground.job.id.to_string()),
         ("group", ground.allocation.group.clone()),

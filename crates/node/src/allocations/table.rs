@@ -275,6 +275,11 @@ impl Shared {
         self.base.networks.terms().net.publish_address
     }
 
+    /// What names of sandboxes end with.
+    pub(super) fn domain(&self) -> &str {
+        &self.base.networks.terms().net.domain
+    }
+
     /// The network of tasks whose group names none; a node without networks has only loopback to give.
     pub(super) fn default_network(&self) -> NetworkMode {
         match self.base.jobs.network {

@@ -45,7 +45,7 @@ fn the_environment_of_a_task() {
     });
     let ports: BTreeMap<String, PortMapping> = ports.collect();
     let dirs = Dirs { alloc: "/alloc".to_owned(), local: "/local".to_owned(), secrets: "/secrets".to_owned() };
-    let env = environment(&Given {
+    let given = Given {
         allocation: &assignment.allocation,
         job: &job,
         group: &of_group,
@@ -53,10 +53,12 @@ fn the_environment_of_a_task() {
         facts: &facts(),
         ports: &ports,
         port_owner: &map(&[("http", "main"), ("side-admin", "side")]),
+        domain: None,
         dirs: &dirs,
         host: &map(&[("LANG", "C"), ("PATH", "/bin"), ("NOMAD_DC", "not this")]),
         templates: &map(&[("FROM_TEMPLATE", "yes")]),
-    });
+    };
+    let env = environment(&given);
     for (key, value) in [
         ("NOMAD_ALLOC_DIR", "/alloc"),
         ("NOMAD_TASK_DIR", "/local"),
@@ -90,6 +92,16 @@ fn the_environment_of_a_task() {
         ("FROM_TEMPLATE", "yes"),
     ] {
         assert_eq!(env.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    let within = environment(&Given { domain: Some("moat.internal"), ..given });
+    let sibling = format!("{}-1.member.label.moat.internal", assignment.allocation.id);
+    for (key, value) in [
+        ("NOMAD_IP_side_side_admin", sibling.clone()),
+        ("NOMAD_ADDR_side_side_admin", format!("{sibling}:20002")),
+        ("NOMAD_PORT_main_http", "80".to_owned()),
+        ("NOMAD_ADDR_http", "192.0.2.7:20001".to_owned()),
+    ] {
+        assert_eq!(within.get(key), Some(&value), "{key}");
     }
     assert!(!env.contains_key("A=B") && !env.contains_key("NOMAD_JOB_PARENT_ID"));
     assert_eq!(cleaned("a.b-c/ü9_"), "a_b_c__9_");
