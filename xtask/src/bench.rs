@@ -13,7 +13,7 @@ pub fn run(scenarios: &[String], report_only: bool) -> anyhow::Result<()> {
     }
     install(Tool::NatsServer)?;
     install_all(&[Tool::Busybox, Tool::Runc, Tool::Bwrap, Tool::Nft]);
-    install_all(&[Tool::Umoci, Tool::Skopeo, Tool::Registry, Tool::DebianRoot]);
+    install_all(&[Tool::Umoci, Tool::Skopeo, Tool::Registry, Tool::DebianRoot, Tool::Mkxfs]);
     process::run(cargo().args(["build", "--release", "--workspace", "--bins"]))?;
     // The program just built, not `cargo run`: that would choose features for one package and build half of it again.
     let mut bench = Command::new(programs_dir("release")?.join("moat-bench"));

@@ -47,6 +47,8 @@ pub enum Tool {
     GuestKernel,
     /// Makes the writable disks of virtual machines.
     Mke2fs,
+    /// Makes a file system whose files can share blocks.
+    Mkxfs,
 }
 
 /// Tries before a download counts as impossible: a mirror that hiccups once must not fail a build.
@@ -54,7 +56,7 @@ const TRIES: u32 = 3;
 
 impl Tool {
     /// Everything the tests use.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NatsServer,
         Self::OldNatsServer,
         Self::Busybox,
@@ -70,6 +72,7 @@ impl Tool {
         Self::Qemu,
         Self::GuestKernel,
         Self::Mke2fs,
+        Self::Mkxfs,
     ];
 
     fn file_name(self) -> &'static str {
@@ -89,6 +92,7 @@ impl Tool {
             Self::Qemu => "qemu-system-x86_64",
             Self::GuestKernel => "guest-kernel",
             Self::Mke2fs => "mkfs.ext4",
+            Self::Mkxfs => "mkfs.xfs",
         }
     }
 
@@ -96,7 +100,7 @@ impl Tool {
     fn harmless(self) -> &'static str {
         match self {
             Self::Busybox => "--list",
-            Self::Mke2fs => "-V",
+            Self::Mke2fs | Self::Mkxfs => "-V",
             _ => "--version",
         }
     }
@@ -137,6 +141,7 @@ pub fn install(tool: Tool) -> anyhow::Result<PathBuf> {
         Tool::Qemu => machines::link("qemu-system-x86", tool.file_name(), &path)?,
         Tool::Mke2fs => machines::link("e2fsprogs", tool.file_name(), &path)?,
         Tool::GuestKernel => machines::unpack_kernel(&path)?,
+        Tool::Mkxfs => from_debian_with_libraries("xfsprogs", "sbin/mkfs.xfs", &path, tool)?,
     }
     if works(&path, tool) {
         return Ok(path);

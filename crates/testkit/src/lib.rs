@@ -6,6 +6,7 @@
 
 pub mod article;
 mod binary;
+mod disk;
 mod exclusive;
 mod leak;
 mod machines;
@@ -18,6 +19,7 @@ mod wait;
 pub mod web;
 
 pub use binary::{small_bin, static_bin};
+pub use disk::SharingDisk;
 pub use exclusive::{HostLock, exclusive, shared};
 pub use leak::LeakAudit;
 pub use machines::{Machines, machines, machines_alone};

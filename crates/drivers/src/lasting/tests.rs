@@ -277,6 +277,35 @@ fn holes_stay_holes_and_nothing_is_copied_twice() {
 }
 
 #[test]
+fn blocks_are_shared_where_the_file_system_can() {
+    const SIZE: usize = 64 << 20;
+    if not_root("lasting shared blocks") {
+        return;
+    }
+    let Some(disk) = moat_testkit::SharingDisk::make(1 << 30).unwrap() else {
+        return moat_testkit::not_run("lasting shared blocks", "mkfs.xfs is not installed");
+    };
+    let top = tree(disk.path(), &[]);
+    fs::write(top.join("large"), vec![7; SIZE]).unwrap();
+    owned(&top);
+    let before = disk.taken().unwrap();
+    let to = disk.path().join("copy");
+    let mut copier = Copier::new(&top, &to, Owners { from: FROM, to: TO }).unwrap();
+    let first = copier.pass(Pass::Running, &GO).unwrap();
+    assert_eq!((first.bytes_cloned, first.bytes_copied), (SIZE as u64, 0));
+    // What changed since is shared anew, and each of the two keeps what it is.
+    File::options().write(true).open(top.join("large")).unwrap().write_at(b"changed", 1 << 20).unwrap();
+    let last = copier.pass(Pass::Standing, &GO).unwrap();
+    assert_eq!((last.bytes_cloned, last.bytes_copied), (SIZE as u64, 0));
+    copier.finish().unwrap();
+    assert_eq!(told(&top, FROM), told(&to, TO));
+    let took = disk.taken().unwrap() - before;
+    assert!(took < SIZE as u64 / 16, "{took} bytes for a copy of {SIZE}");
+    File::options().write(true).open(to.join("large")).unwrap().write_at(b"other", 2 << 20).unwrap();
+    assert_eq!(fs::read(top.join("large")).unwrap()[2 << 20], 7);
+}
+
+#[test]
 fn files_of_the_host_are_not_taken_along() {
     if not_root("lasting owners") {
         return;
