@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use moat_api::client::rest::{Lines, RestClient};
 use moat_api::rest::exec::{Exec, ExecEvent};
 use moat_model::jail::{Bootstrap, CloneJail, DestroyJail, JailEvent, JailName, JailView, NewJail, ReleaseName};
-use moat_testkit::{busybox, small_bin};
+use moat_testkit::{SharingDisk, busybox, small_bin};
 
 use super::node::Node;
 use crate::rivals::timed;
@@ -31,17 +31,28 @@ pub const COPIED: &str = "cp -a --reflink=auto of the same files, then sync -f";
 pub const ROOM: &str = "moat: room the clone takes on disk";
 /// Blocks of the original.
 pub const ROOM_SOURCE: &str = "the source's own room on disk";
+/// As [`STOOD`], where files can share blocks.
+pub const STOOD_SHARED: &str = "moat, on XFS: the source stood still during a clone";
+/// As [`CLONED`].
+pub const CLONED_SHARED: &str = "moat, on XFS: POST …/clone of a running jail, 1 GiB";
+/// As [`COPIED`].
+pub const COPIED_SHARED: &str = "on XFS: cp -a --reflink=auto of the same files, then sync -f";
+/// What the disk has less.
+const ROOM_SHARED: &str = "moat, on XFS: room the clone takes on disk";
 
 const ROUNDS: usize = 12;
 const ROUNDS_PAGES: usize = 4;
+const ROUNDS_SHARED: usize = 6;
+/// Room for the source, its clone and a copy, if none of it were shared.
+const DISK: u64 = 8 << 30;
 /// Half of the GiB in files of 64 KiB, half in files of 8 MiB; and one more file that is changed in pages.
 const FILES: [(&str, u64, u64); 3] = [("small", 8192, 64 << 10), ("large", 64, 8 << 20), ("pages", 1, 64 << 20)];
 
 /// Jails with the network they get by default, which is `internet` where the node has networks.
 const CONFIG: &str = "[network]\nenabled = true\n[jails]\njails_max = 1000\n";
 
-/// A node with a release of busybox.
-pub async fn node() -> anyhow::Result<Node> {
+/// A node with a release of busybox, its files below a directory.
+pub async fn node(place: &Path) -> anyhow::Result<Node> {
     let root = tempfile::Builder::new().prefix("moat-bench-root-").tempdir()?;
     let busybox = busybox().context("busybox is not installed")?;
     for name in ["bin", "etc", "root", "tmp", "srv", "usr/bin", "var/log"] {
@@ -55,7 +66,7 @@ pub async fn node() -> anyhow::Result<Node> {
     fs::write(root.path().join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write(root.path().join("etc/group"), "root:x:0:\n")?;
     let releases = format!("[jails.releases]\nbench = \"dir:{}\"\n", root.path().display());
-    let node = Node::start_on_disk(&format!("{CONFIG}{releases}")).await?;
+    let node = Node::start_at(place, &format!("{CONFIG}{releases}")).await?;
     let release = Bootstrap { name: ReleaseName::parse("bench")?, source: None, update: false };
     done(node.rest.make_release(&release).await?).await.context("make the release")?;
     Ok(node)
@@ -81,7 +92,16 @@ pub async fn create(rest: &RestClient, name: &str, start: bool) -> anyhow::Resul
 
 /// Clones of a running jail whose files change meanwhile, in turn with copies of the same files.
 pub async fn clone() -> anyhow::Result<Vec<Sample>> {
-    let node = node().await?;
+    let mut samples = on_the_hosts_disk().await?;
+    match SharingDisk::make(DISK)? {
+        Some(disk) => samples.extend(where_blocks_are_shared(&disk).await?),
+        None => eprintln!("moat-bench: mkfs.xfs is not installed: nothing is measured where files share blocks"),
+    }
+    Ok(samples)
+}
+
+/// A jail with its files, and what watches it.
+async fn source(node: &Node) -> anyhow::Result<(JailView, String, Beat)> {
     create(&node.rest, "source", true).await?;
     let source = node.rest.jail("source").await?;
     let sandbox = source.sandbox.clone().context("the source is not up")?.to_string();
@@ -91,12 +111,19 @@ pub async fn clone() -> anyhow::Result<Vec<Sample>> {
         let filled = node.rest.run(&sandbox, &exec).await?;
         ensure!(filled.exit_code == 0, "fill: {}", filled.stderr);
     }
-    let mut samples = Vec::new();
     let beat = Beat::start(&node.rest, &sandbox).await?;
+    Ok((source, sandbox, beat))
+}
+
+async fn on_the_hosts_disk() -> anyhow::Result<Vec<Sample>> {
+    let place = Path::new("/var/tmp");
+    let node = node(place).await?;
+    let (source, sandbox, beat) = source(&node).await?;
+    let mut samples = Vec::new();
     let quiet = going(&node.rest, &sandbox, &["churn", "/srv/small"]).await?;
     for round in 0..=ROUNDS {
         let cloned = cloned(&node.rest, &source, &beat).await?;
-        let copied = copied(Path::new(&source.path), &beat).await?;
+        let copied = copied(Path::new(&source.path), place, &beat).await?;
         // The first round meets files that are not written out yet.
         if round > 0 {
             samples.push(Sample::time("JC", STOOD, cloned.stood));
@@ -118,6 +145,30 @@ pub async fn clone() -> anyhow::Result<Vec<Sample>> {
     Ok(samples)
 }
 
+/// The same where files can share blocks, a large one being written to all the time.
+async fn where_blocks_are_shared(disk: &SharingDisk) -> anyhow::Result<Vec<Sample>> {
+    let node = node(disk.path()).await?;
+    let (source, sandbox, beat) = source(&node).await?;
+    let mut samples = Vec::new();
+    let pages = going(&node.rest, &sandbox, &["churn", "/srv/small", "/srv/pages/0/0"]).await?;
+    for round in 0..=ROUNDS_SHARED {
+        let before = disk.taken()?;
+        let (taken, stood) = clone_of(&node.rest, &source, &beat).await?;
+        let room = disk.taken()?.saturating_sub(before);
+        node.rest.destroy_jail("copy", &DestroyJail::default()).await?;
+        let copied = copied(Path::new(&source.path), disk.path(), &beat).await?;
+        if round > 0 {
+            samples.push(Sample::time("JC", STOOD_SHARED, stood));
+            samples.push(Sample::time("JC", CLONED_SHARED, taken));
+            samples.push(Sample::new("JC", ROOM_SHARED, "MiB", mib(room)));
+            samples.push(Sample::time("JC", COPIED_SHARED, copied.taken));
+        }
+    }
+    drop((pages, beat));
+    node.end().await?;
+    Ok(samples)
+}
+
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
@@ -129,20 +180,24 @@ struct Copied {
     room: u64,
 }
 
-async fn cloned(rest: &RestClient, source: &JailView, beat: &Beat) -> anyhow::Result<Copied> {
+/// A clone called `copy`: how long it took, and how long the source stood still.
+async fn clone_of(rest: &RestClient, source: &JailView, beat: &Beat) -> anyhow::Result<(Duration, Duration)> {
     let asked = CloneJail { name: JailName::parse("copy")?, address: None };
     let (from, begin) = (SystemTime::now(), Instant::now());
     done(rest.clone_jail(source.spec.name.as_str(), &asked).await?).await.context("clone")?;
-    let taken = begin.elapsed();
-    let stood = beat.longest(from).await?;
+    Ok((begin.elapsed(), beat.longest(from).await?))
+}
+
+async fn cloned(rest: &RestClient, source: &JailView, beat: &Beat) -> anyhow::Result<Copied> {
+    let (taken, stood) = clone_of(rest, source, beat).await?;
     let room = room(Path::new(&rest.jail("copy").await?.path))?;
     rest.destroy_jail("copy", &DestroyJail::default()).await?;
     Ok(Copied { taken, stood, room })
 }
 
 /// The rival: it copies files that change, and does not care.
-async fn copied(source: &Path, beat: &Beat) -> anyhow::Result<Copied> {
-    let dir = tempfile::Builder::new().prefix("moat-bench-copy-").tempdir_in("/var/tmp")?;
+async fn copied(source: &Path, place: &Path, beat: &Beat) -> anyhow::Result<Copied> {
+    let dir = tempfile::Builder::new().prefix("moat-bench-copy-").tempdir_in(place)?;
     let (from, begin) = (SystemTime::now(), Instant::now());
     timed(Command::new("cp").args(["-a", "--reflink=auto"]).arg(source).arg(dir.path()))?;
     timed(Command::new("sync").arg("-f").arg(dir.path()))?;

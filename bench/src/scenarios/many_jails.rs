@@ -43,7 +43,7 @@ const WITHIN: Duration = Duration::from_secs(300);
 /// All of it.
 pub async fn many() -> anyhow::Result<Vec<Sample>> {
     let audit = LeakAudit::before();
-    let mut node = node().await?;
+    let mut node = node(Path::new("/var/tmp")).await?;
     create(&node.rest, "first", true).await?;
     node.rest.destroy_jail("first", &DestroyJail { force: true }).await?;
     let mut samples = Samples(Vec::new());

@@ -50,15 +50,15 @@ impl Node {
 
     /// The same; `top` stands before the first table of its configuration.
     pub async fn start_with_top(top: &str, more: &str) -> anyhow::Result<Self> {
-        Self::start_in("/run", top, more).await
+        Self::start_in(Path::new("/run"), top, more).await
     }
 
-    /// Starts both, everything of theirs on a disk, as files that last are.
-    pub async fn start_on_disk(more: &str) -> anyhow::Result<Self> {
-        Self::start_in("/var/tmp", "", more).await
+    /// The same, its files below a directory: those of long life belong on a disk.
+    pub async fn start_at(place: &Path, more: &str) -> anyhow::Result<Self> {
+        Self::start_in(place, "", more).await
     }
 
-    async fn start_in(place: &str, top: &str, more: &str) -> anyhow::Result<Self> {
+    async fn start_in(place: &Path, top: &str, more: &str) -> anyhow::Result<Self> {
         let nats = NatsServer::start(Release::Current).await?.context("nats-server is not installed")?;
         let dir = tempfile::Builder::new().prefix("moat-bench-node-").tempdir_in(place)?;
         let api = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
