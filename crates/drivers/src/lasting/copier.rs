@@ -60,6 +60,8 @@ pub struct Copier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     ino: u64,
+    /// File systems give the number of what is gone to what comes next, which may be of another kind.
+    directory: bool,
     /// Nanoseconds; none: it may have changed unseen since.
     changed: Option<i64>,
 }
@@ -239,7 +241,7 @@ impl Copier {
             let to = here.opened(self.to.as_fd())?;
             self.making(turn).attributes(here.from.as_fd(), to.as_fd(), b".", &stat, &step.path)?;
         }
-        self.seen.insert(own, Seen { ino: stat.st_ino, changed: turn.settled(&stat) });
+        self.seen.insert(own, Seen { ino: stat.st_ino, directory: true, changed: turn.settled(&stat) });
         Ok(())
     }
 
@@ -275,17 +277,17 @@ impl Copier {
             if stat.st_dev != self.device {
                 return Err(refused(&path, "another file system is mounted there"));
             }
-            let known = seen.is_some_and(|seen| seen.ino == stat.st_ino);
+            let known = seen.is_some_and(|seen| seen.directory && seen.ino == stat.st_ino);
             let fresh = if known { false } else { self.new_directory(here, name, &path, turn)? };
             if !known {
                 count(&mut self.entries, ENTRIES_MAX)?;
-                self.seen.insert(key, Seen { ino: stat.st_ino, changed: None });
+                self.seen.insert(key, Seen { ino: stat.st_ino, directory: true, changed: None });
             }
             rest.push(Step { path, key, ino: stat.st_ino, fresh });
             return Ok(!known);
         }
         let changed = ctime(&stat);
-        if seen == Some(Seen { ino: stat.st_ino, changed: Some(changed) }) {
+        if seen == Some(Seen { ino: stat.st_ino, directory: false, changed: Some(changed) }) {
             turn.stats.unchanged += 1;
             return Ok(false);
         }
@@ -304,7 +306,7 @@ impl Copier {
                 self.keep_link(&stat, to.as_fd(), name, turn, &path)?;
             }
         }
-        self.seen.insert(key, Seen { ino: stat.st_ino, changed: turn.settled(&stat) });
+        self.seen.insert(key, Seen { ino: stat.st_ino, directory: false, changed: turn.settled(&stat) });
         Ok(true)
     }
 
