@@ -49,6 +49,10 @@ pub enum Tool {
     Mke2fs,
     /// Makes a file system whose files can share blocks.
     Mkxfs,
+    /// The other opinion about what a layer holds, devices included.
+    Mkerofs,
+    /// Reads it.
+    Fsckerofs,
 }
 
 /// Tries before a download counts as impossible: a mirror that hiccups once must not fail a build.
@@ -56,7 +60,7 @@ const TRIES: u32 = 3;
 
 impl Tool {
     /// Everything the tests use.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::NatsServer,
         Self::OldNatsServer,
         Self::Busybox,
@@ -73,6 +77,8 @@ impl Tool {
         Self::GuestKernel,
         Self::Mke2fs,
         Self::Mkxfs,
+        Self::Mkerofs,
+        Self::Fsckerofs,
     ];
 
     fn file_name(self) -> &'static str {
@@ -93,6 +99,8 @@ impl Tool {
             Self::GuestKernel => "guest-kernel",
             Self::Mke2fs => "mkfs.ext4",
             Self::Mkxfs => "mkfs.xfs",
+            Self::Mkerofs => "mkfs.erofs",
+            Self::Fsckerofs => "fsck.erofs",
         }
     }
 
@@ -101,6 +109,7 @@ impl Tool {
         match self {
             Self::Busybox => "--list",
             Self::Mke2fs | Self::Mkxfs => "-V",
+            Self::Mkerofs | Self::Fsckerofs => "--help",
             _ => "--version",
         }
     }
@@ -141,6 +150,8 @@ pub fn install(tool: Tool) -> anyhow::Result<PathBuf> {
         Tool::Qemu => machines::link("qemu-system-x86", tool.file_name(), &path)?,
         Tool::Mke2fs => machines::link("e2fsprogs", tool.file_name(), &path)?,
         Tool::GuestKernel => machines::unpack_kernel(&path)?,
+        Tool::Mkerofs => from_debian_with_libraries("erofs-utils", "usr/bin/mkfs.erofs", &path, tool)?,
+        Tool::Fsckerofs => from_debian_with_libraries("erofs-utils", "usr/bin/fsck.erofs", &path, tool)?,
         Tool::Mkxfs => from_debian_with_libraries("xfsprogs", "sbin/mkfs.xfs", &path, tool)?,
     }
     if works(&path, tool) {

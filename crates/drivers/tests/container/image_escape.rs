@@ -26,6 +26,8 @@ async fn shared_layers_cannot_be_changed_and_devices_in_them_are_dead() {
     let Some((host, image)) = with_image_on("image escape", everything, |dir| node(&dir.join("opt/zero"), 1, 5)) else {
         return;
     };
+    // Our own writer leaves devices out.
+    let device = if moat_testkit::tool("mkfs.erofs").is_some() { "EACCES" } else { "ENOENT" };
     let shared = host.dir.path().join("roots").join(&image.digest);
     let all = Security { cap_add: vec!["all".to_owned()], ..Security::default() };
     for security in [Security::default(), all.clone()] {
@@ -42,7 +44,7 @@ async fn shared_layers_cannot_be_changed_and_devices_in_them_are_dead() {
         let others_changes = format!("/proc/{}/fd/5", other.pid());
         let roots = host.dir.path().join("roots");
         let table: [(&[&str], &str); 9] = [
-            (&["open-read", "/opt/zero"], "EACCES"),
+            (&["open-read", "/opt/zero"], device),
             (&["mknod-disk", "8:0"], "EPERM"),
             (&["remount-rw", "/"], "EPERM"),
             (&["remount-rw", "/etc/hosts"], "EPERM"),

@@ -63,7 +63,8 @@ pub fn layer_of(dir: &Path, name: &str, fill: impl FnOnce(&Path)) -> RootLayer {
 
 /// By the tool of the file system's authors, which keeps what ours leaves out; by ours where it is not installed.
 fn write_erofs(tree: &Path, path: &Path) {
-    match Command::new("mkfs.erofs").arg("--quiet").arg(path).arg(tree).output() {
+    let program = moat_testkit::tool("mkfs.erofs").unwrap_or_else(|| "mkfs.erofs".into());
+    match Command::new(program).arg("--quiet").arg(path).arg(tree).output() {
         Ok(made) => assert!(made.status.success(), "{made:?}"),
         Err(_) => {
             let file = fs::File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
