@@ -20,6 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 const USAGE: &str = "usage: echo-service                      serve echo.<ECHO_NAME> at NATS_URL
        echo-service call <url> <text>    send one request and print the answer";
 
+/// A server on the same network answers well within this.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// A caller waits this long for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Between two tries while nobody listens.
@@ -53,7 +55,8 @@ fn subject() -> String {
 }
 
 async fn connect(url: &str) -> anyhow::Result<Client> {
-    let mut options = ConnectOptions::new().name("echo-service");
+    // One of several servers may be on a machine that is gone: the next one is tried soon.
+    let mut options = ConnectOptions::new().name("echo-service").connection_timeout(CONNECT_WITHIN);
     if let Ok(creds) = env::var("NATS_CREDS") {
         options = options.credentials(&creds).context("NATS_CREDS is not a credentials file")?;
     } else if let (Ok(user), Ok(password)) = (env::var("NATS_USER"), env::var("NATS_PASSWORD")) {

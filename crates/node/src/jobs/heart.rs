@@ -25,6 +25,9 @@ use crate::error::Result;
 
 /// Between two beats.
 pub const BEAT: Duration = Duration::from_millis(1500);
+/// The same after one that was not acknowledged: while a bucket has no leader the servers say so at once, and whoever lives
+/// should be heard soon after there is one.
+const AGAIN: Duration = Duration::from_millis(500);
 /// Without an acknowledged beat for so long, what others may run stands still.
 pub const FREEZE: Duration = Duration::from_secs(6);
 /// The same if the daemon is gone and cannot do it: then agents do, a little later, so that they do not where it can.
@@ -152,6 +155,9 @@ impl Heart {
             if let Standing::Alive { over, epoch } = self.standing() {
                 let heard = self.beat(store, replica, over, epoch).await;
                 unheard = if heard { 0 } else { unheard + 1 };
+                if !heard {
+                    ticks.reset_after(AGAIN);
+                }
                 if unheard >= UNHEARD_MAX {
                     unheard = 0;
                     store.reconnect_if_dead().await;

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// The holder renews this often.
 pub const RENEW: Duration = Duration::from_millis(1500);
+/// What was not acknowledged is tried again after this: after an election nobody should wait for long.
+const AGAIN: Duration = Duration::from_millis(500);
 /// A holder that could not renew for so long, counted from when its last renewal was sent, does not act any more.
 pub const HELD: Duration = Duration::from_secs(4);
 /// A lease that stood still for so long, counted from when its revision was first seen, is taken.
@@ -45,14 +47,14 @@ pub struct Lease {
     seen: Option<(u64, LeaseRecord, Duration)>,
     /// When the renewal that was acknowledged last was sent.
     renewed: Option<Duration>,
-    /// When something was tried last.
-    tried: Option<Duration>,
+    /// Nothing is tried before.
+    next: Duration,
 }
 
 impl Lease {
     /// Of this node, in this life of its daemon.
     pub fn new(me: NodeId, life: u64) -> Self {
-        Self { me, life, seen: None, renewed: None, tried: None }
+        Self { me, life, seen: None, renewed: None, next: Duration::ZERO }
     }
 
     /// The key was seen with this revision.
@@ -73,7 +75,7 @@ impl Lease {
 
     /// What is to be written now, if anything. The caller tells the outcome with [`Lease::wrote`] or [`Lease::failed`].
     pub fn due(&mut self, now: Duration) -> Option<Write> {
-        if self.tried.is_some_and(|tried| now.saturating_sub(tried) < RENEW) {
+        if now < self.next {
             return None;
         }
         let write = match &self.seen {
@@ -86,7 +88,7 @@ impl Lease {
                 Write { record: self.next(record.renewals), over: *revision }
             }
         };
-        self.tried = Some(now);
+        self.next = now + RENEW;
         Some(write)
     }
 
@@ -101,7 +103,7 @@ impl Lease {
 
     /// The write was refused or nothing was heard of it. What is there is seen later.
     pub fn failed(&mut self, now: Duration) {
-        self.tried = Some(now);
+        self.next = now + AGAIN;
     }
 
     /// What is written to give it back, so that nobody has to wait for it to grow stale.

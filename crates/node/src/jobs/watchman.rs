@@ -12,8 +12,11 @@ use super::replica::Seen;
 
 /// A node whose last beat was seen so long ago is given up.
 pub const SILENT: Duration = Duration::from_secs(9);
-/// After the bucket took no writes for a while, nodes have so long to beat again.
-pub const GRACE: Duration = Duration::from_secs(3);
+/// The bucket takes writes if this node's own last beat that it acknowledged is younger.
+pub const TAKES: Duration = Duration::from_secs(3);
+/// After the bucket took no writes for a while, nodes have so long to beat again: they try every half second, and wait for
+/// an answer no longer than a write may take.
+pub const GRACE: Duration = Duration::from_secs(2);
 
 /// Tells since when the bucket takes writes.
 #[derive(Debug, Default)]
@@ -22,19 +25,19 @@ pub struct Watchman {
 }
 
 impl Watchman {
-    /// Nodes to give up now. `own` is how long ago this node's own last acknowledged beat was sent.
-    pub fn silent(
-        &mut self,
-        beats: &BTreeMap<NodeId, Seen>,
-        own: Option<Duration>,
-        now: Instant,
-    ) -> Vec<(NodeId, Seen)> {
-        if own.is_none_or(|age| age >= GRACE) {
+    /// Looks whether the bucket takes writes: `own` is how long ago this node's own last acknowledged beat was sent. Also by
+    /// those who do not control: whoever is about to need not wait then.
+    pub fn look(&mut self, own: Option<Duration>, now: Instant) {
+        if own.is_none_or(|age| age >= TAKES) {
             self.works = None;
-            return Vec::new();
+        } else {
+            self.works.get_or_insert(now);
         }
-        let works = *self.works.get_or_insert(now);
-        if now.saturating_duration_since(works) < GRACE {
+    }
+
+    /// Nodes to give up now.
+    pub fn silent(&self, beats: &BTreeMap<NodeId, Seen>, now: Instant) -> Vec<(NodeId, Seen)> {
+        if self.works.is_none_or(|works| now.saturating_duration_since(works) < GRACE) {
             return Vec::new();
         }
         let silent = |seen: &Seen| !seen.beat.down && now.saturating_duration_since(seen.since) >= SILENT;
@@ -59,12 +62,16 @@ mod tests {
         let at = |secs: u64| start + Duration::from_secs(secs);
         let (mut watchman, young) = (Watchman::default(), Some(Duration::from_secs(1)));
         let silent = beats(start, false);
-        assert!(watchman.silent(&silent, young, at(0)).is_empty());
-        assert!(watchman.silent(&silent, young, at(8)).is_empty());
-        assert_eq!(watchman.silent(&silent, young, at(9)).len(), 1);
-        assert!(watchman.silent(&beats(start, true), young, at(9)).is_empty());
-        assert!(watchman.silent(&silent, Some(GRACE), at(20)).is_empty());
-        assert!(watchman.silent(&silent, young, at(21)).is_empty(), "nodes have time to beat again");
-        assert_eq!(watchman.silent(&silent, young, at(24)).len(), 1);
+        let mut seen = |own, beats: &BTreeMap<NodeId, Seen>, secs| {
+            watchman.look(own, at(secs));
+            watchman.silent(beats, at(secs)).len()
+        };
+        assert_eq!(seen(young, &silent, 0), 0);
+        assert_eq!(seen(young, &silent, 8), 0);
+        assert_eq!(seen(young, &silent, 9), 1);
+        assert_eq!(seen(young, &beats(start, true), 9), 0);
+        assert_eq!(seen(Some(TAKES), &silent, 20), 0);
+        assert_eq!(seen(young, &silent, 21), 0, "nodes have time to beat again");
+        assert_eq!(seen(young, &silent, 23), 1);
     }
 }

@@ -86,6 +86,7 @@ impl Controller {
                 changed = news.changed() => if changed.is_err() { return },
             }
             self.renew().await;
+            self.watchman.look(self.heart.age(), Instant::now());
             let synced = self.replica.state().is_synced();
             if self.lease.holds(since_boot()) && synced {
                 self.act().await;

@@ -15,7 +15,7 @@ impl Controller {
     /// Gives up who is silent: first over their last beat, which fails if they live, then in the bucket of jobs.
     pub(super) async fn give_up_silent(&mut self) {
         let beats = self.replica.state().beats.clone();
-        for (node, seen) in self.watchman.silent(&beats, self.heart.age(), Instant::now()) {
+        for (node, seen) in self.watchman.silent(&beats, Instant::now()) {
             tracing::warn!(%node, "a node is silent: it is given up");
             self.mark_beat(&node, &seen).await;
         }
