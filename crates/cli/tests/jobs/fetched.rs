@@ -1,6 +1,11 @@
 //! G01 and G07 of the series, through `exec` and `raw_exec`: what was fetched is what runs, and what was not is told.
 
-use crate::stage::{Stage, client, id, is_over};
+use std::os::unix::fs::PermissionsExt;
+
+use async_nats::jetstream;
+use serde_json::Value;
+
+use crate::stage::{Stage, client, id, is_over, tar_of};
 
 /// A program that was fetched says hello; of one that is only there to be read, a shell says it.
 fn job(name: &str, driver: &str, command: &str, artifact: &str) -> String {
@@ -75,4 +80,52 @@ pub async fn g07_a_checksum_that_differs_is_shown(stage: &Stage) {
     let status = stage.says(&["alloc", "status", id(&over)]);
     assert!(status.contains("an address of the node itself"), "{status}");
     stage.purge("denied").await;
+}
+
+/// What only the daemon can fetch: objects of NATS, of the namespace's own bucket and no other's, and files of an image.
+pub async fn objects_and_images(stage: &Stage, probe: &[u8]) {
+    let nats = jetstream::new(stage.nats().await);
+    for bucket in ["moat_objects_default", "moat_objects_blue"] {
+        let config = jetstream::object_store::Config { bucket: bucket.to_owned(), ..Default::default() };
+        let store = nats.create_object_store(config).await.unwrap();
+        store.put("bin/probe", &mut &*probe).await.unwrap();
+        store.put("probe.tar", &mut &*tar_of("bin/tool", probe)).await.unwrap();
+    }
+    let own = "nats://moat_objects_default";
+    runs(stage, "object", "exec", "local/probe", &format!("source = \"{own}/bin/probe\"")).await;
+    let archive = format!("source = \"{own}/probe.tar\"\ndestination = \"local/in\"");
+    runs(stage, "object-tar", "raw_exec", "local/in/bin/tool", &archive).await;
+
+    let dir = stage.data_dir().with_file_name("files");
+    std::fs::create_dir_all(dir.join("opt")).unwrap();
+    std::fs::write(dir.join("opt/tool"), probe).unwrap();
+    std::fs::set_permissions(dir.join("opt/tool"), PermissionsExt::from_mode(0o755)).unwrap();
+    stage.says(&["jail", "bootstrap", "files", "--from", &dir.display().to_string()]);
+    let images = stage.told(&["image", "ls"]);
+    let image = images["images"].as_array().unwrap_or(images.as_array().unwrap_or(&Vec::new())).last().cloned();
+    let image =
+        image.as_ref().and_then(|image| image["digest"].as_str()).unwrap_or_else(|| panic!("{images:#}")).to_owned();
+    let artifact = format!("source = \"oci://{image}\"\ndestination = \"local/files\"");
+    runs(stage, "image", "exec", "local/files/opt/tool", &artifact).await;
+
+    let missing = format!("oci://localhost/{}:1", "missing");
+    let refused: [(&str, &str, &[&str]); 4] = [
+        ("blues", "nats://moat_objects_blue/bin/probe", &["moat_objects_default", "buckets of [jobs.artifact]"]),
+        ("no-bucket", "nats://apps/x", &["buckets of [jobs.artifact]"]),
+        ("no-object", "nats://moat_objects_default/x", &["moat_objects_default", "x"]),
+        ("no-image", &missing, &["localhost/missing", "in the store of this node"]),
+    ];
+    for (name, source, wanted) in refused {
+        let file =
+            stage.job(&format!("{name}.hcl"), &job(name, "exec", "local/probe", &format!("source = \"{source}\"")));
+        stage.run(&file);
+        let over = stage.until(name, "it failed", is_over).await;
+        let status = stage.says(&["alloc", "status", id(&over)]);
+        for words in [&["Failed Artifact Download"], wanted].concat() {
+            assert!(status.contains(words), "{words}: {status}");
+        }
+        let listed: Vec<Value> = stage.allocations(name);
+        assert_eq!(client(&listed[0]), "failed", "{listed:#?}");
+        stage.purge(name).await;
+    }
 }

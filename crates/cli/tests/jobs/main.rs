@@ -44,6 +44,7 @@ async fn job_files_run_unchanged_and_the_series_hold() {
     seed::all_three_run(&stage).await;
     fetched::g01_fetched_unpacked_and_run(&stage).await;
     fetched::g07_a_checksum_that_differs_is_shown(&stage).await;
+    fetched::objects_and_images(&stage, &stands.probe).await;
     series::j05_plans_exit_codes_and_an_index_that_moved(&stage).await;
     series::what_is_stopped_says_so(&stage).await;
     series::j04_drains(&stage).await;

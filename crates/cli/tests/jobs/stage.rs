@@ -28,6 +28,8 @@ pub struct Stands {
     pub dir: TempDir,
     /// The artifact host.
     pub web: SocketAddr,
+    /// A program that says what it is told to.
+    pub probe: Vec<u8>,
     /// The directory was made here, and is taken away at the end.
     made: bool,
 }
@@ -60,7 +62,7 @@ impl Stands {
             ("/probe.tar".to_owned(), tar_of("bin/tool", &probe)),
         ]);
         let served = served.into_iter().chain(story::served()).collect();
-        Some(Self { web: serve(served).await, dir, made })
+        Some(Self { web: serve(served).await, dir, probe, made })
     }
 
     /// A file beside the others.
@@ -86,7 +88,7 @@ fn zip_of(name: &str, bytes: &[u8]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-fn tar_of(name: &str, bytes: &[u8]) -> Vec<u8> {
+pub fn tar_of(name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_size(bytes.len() as u64);
@@ -254,11 +256,23 @@ impl Stage {
         self.when(&format!("nothing of {job} runs"), async || self.allocations(job).iter().all(is_over)).await;
     }
 
-    /// Where its REST is.
-    pub fn api(&self) -> String {
+    /// What it tells other commands.
+    fn published(&self, key: &str) -> String {
         let text = std::fs::read_to_string(self.home.path().join("moat/up.json")).unwrap();
         let told: Value = serde_json::from_str(&text).unwrap();
-        told["api"].as_str().unwrap().to_owned()
+        told[key].as_str().unwrap().to_owned()
+    }
+
+    /// Where its REST is.
+    pub fn api(&self) -> String {
+        self.published("api")
+    }
+
+    /// Its NATS server, as the node itself reaches it.
+    pub async fn nats(&self) -> async_nats::Client {
+        let options =
+            async_nats::ConnectOptions::with_user_and_password(self.published("user"), self.published("password"));
+        options.connect(self.published("server")).await.unwrap()
     }
 
     /// Where its node keeps what survives.

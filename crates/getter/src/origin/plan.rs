@@ -93,6 +93,12 @@ pub(crate) fn plan(artifact: &ArtifactSpec) -> Result<Plan, FetchError> {
         Some(text) => Some(Checksum::parse(&text).map_err(|e| e.about(&artifact.source))?),
         None => None,
     };
+    if !artifact.headers.is_empty() && !matches!(address.kind.as_str(), "http" | "https") {
+        return Err(wrong((FetchErrorKind::BadOption, "headers: are for http and https only".to_owned())));
+    }
+    if address.kind == "oci" {
+        return image(&address, options, checksum.as_ref(), artifact).map_err(wrong);
+    }
     let archive = archive_wish(&mut options, artifact.mode).map_err(wrong)?;
     let filename = options.take("filename");
     let fetch = fetch(&address, options, artifact).map_err(wrong)?;
@@ -220,10 +226,6 @@ fn archive_wish(options: &mut Options, mode: ArtifactMode) -> Result<ArchiveWish
 
 fn fetch(address: &Address, options: Options, artifact: &ArtifactSpec) -> Result<Fetch, Wrong> {
     let bad = |why: &str| (FetchErrorKind::BadSource, why.to_owned());
-    if address.kind == "oci" {
-        options.none_left("oci")?;
-        return Ok(Fetch::Oci { reference: address.reference.clone() });
-    }
     let mut url = address.url.clone().ok_or_else(|| bad("no address"))?;
     url.set_fragment(None);
     match address.kind.as_str() {
@@ -245,6 +247,31 @@ fn fetch(address: &Address, options: Options, artifact: &ArtifactSpec) -> Result
             Ok(Fetch::Http(Http { url: url.to_string(), headers, insecure: artifact.insecure }))
         }
     }
+}
+
+/// The files of an image come as an archive the daemon makes, about which nobody can say anything beforehand.
+fn image(
+    address: &Address,
+    options: Options,
+    checksum: Option<&Checksum>,
+    artifact: &ArtifactSpec,
+) -> Result<Plan, Wrong> {
+    let bad = |detail: &str| (FetchErrorKind::BadOption, detail.to_owned());
+    if checksum.is_some() {
+        return Err(bad("options.checksum: an image has a digest: write oci://<registry>/<name>@sha256:<hex digits>"));
+    }
+    if artifact.mode == ArtifactMode::File {
+        return Err(bad("mode: an image is a directory, not a file"));
+    }
+    options.none_left("oci")?;
+    Ok(Plan {
+        fetch: Fetch::Oci { reference: address.reference.clone() },
+        subdir: address.subdir.as_deref().map(checked_subdir).transpose()?,
+        archive: ArchiveWish::As("tar".to_owned()),
+        checksum: None,
+        mode: artifact.mode,
+        name: "image".to_owned(),
+    })
 }
 
 fn git(mut url: Url, mut options: Options, artifact: &ArtifactSpec) -> Result<Fetch, Wrong> {
@@ -274,9 +301,6 @@ fn git(mut url: Url, mut options: Options, artifact: &ArtifactSpec) -> Result<Fe
         Some(_) => return Err(wrong("submodules", "only \"false\" exists: they are not fetched")),
     };
     options.none_left("git")?;
-    if !artifact.headers.is_empty() {
-        return Err((FetchErrorKind::BadOption, "headers: are for http and https only".to_owned()));
-    }
     url.set_query(None);
     Ok(Fetch::Git(Git {
         url: url.to_string(),
@@ -345,10 +369,7 @@ fn last_part(fetch: &Fetch) -> Option<String> {
         Fetch::Git(git) => of_url(&git.url),
         Fetch::S3(s3) => s3.key.split('/').rfind(|part| !part.is_empty()).map(str::to_owned),
         Fetch::Nats { key, .. } => key.split('/').rfind(|part| !part.is_empty()).map(str::to_owned),
-        Fetch::Oci { reference } => {
-            let name = reference.split('@').next()?.rsplit('/').next()?;
-            name.split(':').next().map(str::to_owned)
-        }
+        Fetch::Oci { .. } => None,
     }
 }
 

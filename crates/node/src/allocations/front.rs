@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use moat_agent::protocol::StreamName;
 use moat_model::job::{AllocStatus, Allocation, Job, TaskGroup};
-use moat_model::{ErrorKind, Namespace, SandboxId, Timestamp};
+use moat_model::{Namespace, SandboxId, Timestamp};
+use tokio::io::AsyncRead;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What the controller wants of one instance, and the version of the job it is an instance of.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,11 +133,8 @@ pub trait Directory: Send + Sync + std::fmt::Debug {
     /// A value of the namespace's key-value bucket.
     async fn key(&self, namespace: &Namespace, key: &str) -> Result<Option<String>>;
 
-    /// A file holding an object of an object store, for artifacts `nats://bucket/key`.
-    async fn object(&self, namespace: &Namespace, bucket: &str, key: &str) -> Result<std::fs::File> {
-        let what = format!("nats://{bucket}/{key}: namespace {namespace} has no object store here; use http");
-        Err(Error::new(ErrorKind::Unsupported, what))
-    }
+    /// What an object of an object store holds, for artifacts `nats://bucket/key`. Its digest is checked where it ends.
+    async fn object(&self, bucket: &str, key: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>>;
 }
 
 /// Where a command is to be executed for a task.

@@ -28,6 +28,7 @@ mod recovery;
 mod render;
 mod room;
 mod secrets;
+mod sources;
 mod spec;
 mod table;
 #[cfg(test)]

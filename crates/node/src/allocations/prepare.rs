@@ -14,6 +14,7 @@ use super::beneath::{Beneath, place};
 use super::front::{Directory, ServiceInstance};
 use super::ground::Ground;
 use super::render::{self, Lookups};
+use super::sources;
 use crate::error::Error;
 
 /// Longest source of a template.
@@ -113,22 +114,20 @@ async fn requests(ground: &Ground, task: &Task) -> Result<Vec<FetchRequest>, Fai
         match moat_getter::origin(&request.artifact).map_err(bad)? {
             Origin::Network => {}
             Origin::Oci { reference } => {
-                let why = "images are roots, not files: use config { template = … } of a template made of it";
-                return Err(Failure::never(format!("artifact oci://{reference}: {why}")));
+                request.source = sources::image(ground, task, &reference).await.map_err(not_fetched)?;
             }
-            Origin::Nats { bucket, key } => request.source = object(ground, &bucket, &key).await?,
+            Origin::Nats { bucket, key } => {
+                let object = sources::object(ground, ground.shared.directory(), (&bucket, &key)).await;
+                request.source = object.map_err(not_fetched)?;
+            }
         }
         requests.push(request);
     }
     Ok(requests)
 }
 
-async fn object(ground: &Ground, bucket: &str, key: &str) -> Result<Source, Failure> {
-    let failed = |message: String| Failure { kind: "Failed Artifact Download", message, may_help: true };
-    let directory = ground.shared.directory().ok_or_else(|| failed("NATS is not reached yet".to_owned()))?;
-    let file = directory.object(&ground.job.namespace, bucket, key).await.map_err(|e| failed(e.chain()))?;
-    let name = key.rsplit('/').next().unwrap_or(key).to_owned();
-    Ok(Source::Descriptor { file: file.into(), name })
+fn not_fetched(error: Error) -> Failure {
+    Failure::of("Failed Artifact Download", &error)
 }
 
 fn replaced(ground: &Ground, env: &BTreeMap<String, String>, artifact: &ArtifactSpec) -> ArtifactSpec {

@@ -136,7 +136,7 @@ impl ArtifactStore {
         client: &async_nats::Client,
         request: &FetchRequest<'_>,
     ) -> Result<PinnedArtifact, FetchError> {
-        let object = open(client, request).await?;
+        let object = open(client, request.domain, request.bucket, request.key).await?;
         let size = object.info().size as u64;
         fits(size, request)?;
         let promised = object.info().digest.as_deref().and_then(promised_digest);
@@ -181,7 +181,7 @@ impl ArtifactStore {
                         found: "another digest".to_owned(),
                     });
                 }
-                Err(e) => return Err(unavailable(request, e)),
+                Err(e) => return Err(unavailable(request.bucket, request.key, e)),
             };
             let bytes = chunk.get(..n).unwrap_or_default();
             size = size.saturating_add(n as u64);
@@ -216,20 +216,27 @@ impl ArtifactStore {
     }
 }
 
-async fn open(client: &async_nats::Client, request: &FetchRequest<'_>) -> Result<Object, FetchError> {
-    let context = match request.domain.filter(|d| !d.is_empty()) {
+/// Begins to read an object.
+pub(crate) async fn open(
+    client: &async_nats::Client,
+    domain: Option<&str>,
+    bucket: &str,
+    key: &str,
+) -> Result<Object, FetchError> {
+    let context = match domain.filter(|d| !d.is_empty()) {
         Some(domain) => jetstream::with_domain(client.clone(), domain),
         None => jetstream::new(client.clone()),
     };
-    let (bucket, key) = (request.bucket.to_owned(), request.key.to_owned());
-    let store = context.get_object_store(&bucket).await.map_err(|e| match e.kind() {
-        ObjectStoreErrorKind::InvalidBucketName => FetchError::NoBucket { bucket: bucket.clone() },
-        ObjectStoreErrorKind::GetStore if is_not_found(&e) => FetchError::NoBucket { bucket: bucket.clone() },
-        _ => unavailable(request, e),
+    let store = context.get_object_store(bucket).await.map_err(|e| match e.kind() {
+        ObjectStoreErrorKind::InvalidBucketName => FetchError::NoBucket { bucket: bucket.to_owned() },
+        ObjectStoreErrorKind::GetStore if is_not_found(&e) => FetchError::NoBucket { bucket: bucket.to_owned() },
+        _ => unavailable(bucket, key, e),
     })?;
-    store.get(&key).await.map_err(|e| match e.kind() {
-        GetErrorKind::NotFound | GetErrorKind::InvalidName => FetchError::NoObject { bucket, key },
-        _ => unavailable(request, e),
+    store.get(key).await.map_err(|e| match e.kind() {
+        GetErrorKind::NotFound | GetErrorKind::InvalidName => {
+            FetchError::NoObject { bucket: bucket.to_owned(), key: key.to_owned() }
+        }
+        _ => unavailable(bucket, key, e),
     })
 }
 
@@ -246,8 +253,8 @@ fn is_not_found(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-fn unavailable(request: &FetchRequest<'_>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchError {
-    FetchError::Unavailable { bucket: request.bucket.to_owned(), key: request.key.to_owned(), source: source.into() }
+fn unavailable(bucket: &str, key: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchError {
+    FetchError::Unavailable { bucket: bucket.to_owned(), key: key.to_owned(), source: source.into() }
 }
 
 fn fits(size: u64, request: &FetchRequest<'_>) -> Result<(), FetchError> {

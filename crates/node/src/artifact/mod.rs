@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use moat_model::ErrorKind;
 
+pub(crate) use fetch::open;
 pub use fetch::{FetchError, FetchRequest};
 
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! `[jobs]`: what this node offers to jobs. Nomad's `client { … }` ends here too: [`client`](super::client).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -188,6 +188,33 @@ pub struct ArtifactConfig {
     pub env_allowed: Vec<String>,
     /// What may be reached, and where names lead.
     pub network: NetworkPolicy,
+    /// Object stores jobs of every namespace may read, beside their namespace's own.
+    pub buckets: Buckets,
+}
+
+/// Names of object stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Buckets {
+    /// Whatever there is.
+    All,
+    /// These.
+    Named(BTreeSet<String>),
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self::Named(BTreeSet::new())
+    }
+}
+
+impl Buckets {
+    /// Whether it is one of them.
+    pub fn holds(&self, bucket: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.contains(bucket),
+        }
+    }
 }
 
 impl Default for ArtifactConfig {
@@ -203,6 +230,7 @@ impl Default for ArtifactConfig {
             paths_allowed: Vec::new(),
             env_allowed: Vec::new(),
             network: NetworkPolicy::default(),
+            buckets: Buckets::default(),
         }
     }
 }
@@ -321,6 +349,7 @@ pub struct RawArtifact {
     pub env_allowed: Option<Vec<String>>,
     pub networks_allowed: Option<Vec<String>>,
     pub networks_denied: Option<Vec<String>>,
+    pub buckets: Option<Vec<String>>,
     #[serde(default)]
     pub hosts: BTreeMap<String, String>,
 }

@@ -10,8 +10,8 @@ use moat_getter::{HostAddress, NetworkPolicy};
 use moat_model::network::PortRange;
 
 use super::jobs::{
-    ArtifactConfig, CapacityConfig, DrainOnShutdown, GcConfig, HostVolumeConfig, IdRange, JobsConfig, RawArtifact,
-    RawCapacity, RawDrain, RawGc, RawHostVolume, RawJobs, RawReserved, ReservedConfig,
+    ArtifactConfig, Buckets, CapacityConfig, DrainOnShutdown, GcConfig, HostVolumeConfig, IdRange, JobsConfig,
+    RawArtifact, RawCapacity, RawDrain, RawGc, RawHostVolume, RawJobs, RawReserved, ReservedConfig,
 };
 use super::span::{Size, Span};
 
@@ -185,7 +185,25 @@ fn artifact(raw: RawArtifact) -> Result<ArtifactConfig, Fault> {
             hosts: raw.hosts.into_iter().map(host).collect::<Result<_, _>>()?,
             ..NetworkPolicy::default()
         },
+        buckets: buckets(raw.buckets.unwrap_or_default())?,
     })
+}
+
+fn buckets(given: Vec<String>) -> Result<Buckets, Fault> {
+    if given.iter().any(|name| name == "*") {
+        return Ok(Buckets::All);
+    }
+    let sound = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    match given.iter().find(|name| !sound(name)) {
+        Some(name) => {
+            let why =
+                format!("{name:?} is no name of a bucket: letters, digits, - and _; or \"*\" alone, for all of them");
+            fault("jobs.artifact.buckets", why)
+        }
+        None => Ok(Buckets::Named(given.into_iter().collect())),
+    }
 }
 
 fn networks(key: &str, given: Option<Vec<String>>) -> Result<Vec<IpNet>, Fault> {

@@ -84,7 +84,7 @@ pub(super) const RESERVED: &[Key] = &[
 
 pub(super) const ARTIFACT: &[Key] = &[
     key("http_timeout", "span", "`30m`", "One fetch over HTTP."),
-    key("http_size_max", "size", "`100GiB`", "Bytes of it."),
+    key("http_size_max", "size", "`100GiB`", "Bytes of it, and of an object of NATS."),
     key("git_timeout", "span", "`30m`", "One fetch from git."),
     key("s3_timeout", "span", "`30m`", "One fetch from S3."),
     key("files_max", "number", "`4096`", "Files in one archive."),
@@ -103,6 +103,12 @@ pub(super) const ARTIFACT: &[Key] = &[
         "Networks and addresses that may be fetched from whatever they are. Without it, loopback, link-local addresses and those of a cloud's metadata may not. `127.0.0.0/8` opens whatever listens on this node to every job: name one server in `hosts` instead.",
     ),
     key("networks_denied", "list of networks", "`[]`", "Networks and addresses that may not."),
+    key(
+        "buckets",
+        "list of names",
+        "`[]`",
+        "Object stores of NATS that jobs of every namespace may read; `\"*\"` is all of them. The one named `moat_objects_<namespace>` is a namespace's own, and needs no entry.",
+    ),
     key(
         "hosts",
         "table of texts",

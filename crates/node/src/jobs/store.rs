@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::client::Request;
 use async_nats::header::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push};
+use async_nats::jetstream::object_store::Object;
 use async_nats::{Client, jetstream};
 use futures::StreamExt as _;
 use moat_model::{ErrorKind, Namespace};
@@ -13,6 +14,7 @@ use serde::Deserialize;
 
 use super::buckets::{self, Missing, stream_of};
 use super::keys::Key;
+use crate::artifact;
 use crate::error::Error;
 
 /// A write is heard of within this, or not at all: the fence counts on two tries.
@@ -137,6 +139,12 @@ impl Store {
         let store = self.context.get_key_value(&bucket).await.map_err(|e| failed(&e))?;
         let value = store.get(key).await.map_err(|e| failed(&e))?;
         Ok(value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Begins to read an object of a bucket its users made.
+    pub async fn object(&self, bucket: &str, key: &str) -> Result<Object, Error> {
+        let opened = artifact::open(&self.client, None, bucket, key).await;
+        opened.map_err(|e| Error::caused_by(e.kind(), format!("read nats://{bucket}/{key}"), e))
     }
 
     /// Bytes a document may have.

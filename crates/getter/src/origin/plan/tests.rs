@@ -74,7 +74,18 @@ fn ours() {
     let fetch = |source: &str| plan(&artifact(source)).unwrap().fetch;
     assert_eq!(fetch("nats://apps/a/b.zip"), Fetch::Nats { bucket: "apps".into(), key: "a/b.zip".into() });
     assert_eq!(fetch("oci://reg:5000/a/b:v1"), Fetch::Oci { reference: "reg:5000/a/b:v1".into() });
-    assert_eq!(plan(&artifact("oci://reg:5000/a/b:v1")).unwrap().name, "b");
+    let image = plan(&artifact("oci://reg:5000/a/b:v1//etc/app")).unwrap();
+    assert_eq!((image.subdir.as_deref(), image.archive), (Some("etc/app"), ArchiveWish::As("tar".into())));
+    assert_eq!(refused("oci://reg:5000/a/b:v1?archive=zip"), FetchErrorKind::BadOption);
+    let sum = format!("oci://reg:5000/a/b:v1?checksum=sha256:{}", "0".repeat(64));
+    assert_eq!(refused(&sum), FetchErrorKind::BadOption);
+    for source in ["oci://reg:5000/a/b:v1", "nats://apps/a", "s3::https://h/b/k"] {
+        let headers = [("X-A".to_owned(), "b".to_owned())].into();
+        let error = plan(&ArtifactSpec { headers, ..artifact(source) }).unwrap_err();
+        assert_eq!(error.kind, FetchErrorKind::BadOption, "{source}: {error}");
+    }
+    let file = ArtifactSpec { mode: ArtifactMode::File, ..artifact("oci://reg:5000/a/b:v1") };
+    assert_eq!(plan(&file).unwrap_err().kind, FetchErrorKind::BadOption);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use moat_model::{ErrorKind, JobId, Namespace};
+use tokio::io::AsyncRead;
 
 use super::status;
 use crate::allocations::{Directory, ServiceInstance as Found};
@@ -59,5 +60,9 @@ impl Directory for Jobs {
 
     async fn key(&self, namespace: &Namespace, key: &str) -> Result<Option<String>> {
         self.live()?.store.value_of(namespace, key).await
+    }
+
+    async fn object(&self, bucket: &str, key: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>> {
+        Ok(Box::new(self.live()?.store.object(bucket, key).await?))
     }
 }
