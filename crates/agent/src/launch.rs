@@ -40,8 +40,8 @@ pub enum Payload {
 /// A program in a jail of its own, as the first process of its pid namespace, with an empty environment.
 ///
 /// Its root has the jail's host paths, which it cannot write through, the binds, `/dev` without terminals, a `/proc` of
-/// processes only, a `/tmp`, and nothing else: no `/sys`, no `/secrets`, no layers. What the jail lets it write itself
-/// (`writable_bytes`) is memory, and nothing in there can be executed.
+/// processes only, a `/tmp`, what it [serves](ServedRoot), and nothing else: no `/sys`, no `/secrets`, no layers. What the jail
+/// lets it write itself (`writable_bytes`) is memory, and nothing in there can be executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProgramConfig {
@@ -49,8 +49,12 @@ pub struct ProgramConfig {
     pub path: PathBuf,
     /// Arguments after its own name.
     pub args: Vec<String>,
-    /// User and group inside, not root. It has no capabilities, no_new_privs is set, and it ends if the seccomp filters say so.
+    /// User and group inside, not root unless it serves files. It has no capabilities then, no_new_privs is set, and it ends if
+    /// the seccomp filters say so.
     pub uid: u32,
+    /// The root of a sandbox it serves to a machine, as root of its namespaces with the capabilities [`SERVES_WITH`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves: Option<ServedRoot>,
     /// How many descriptors it gets from 3 on, before the one below.
     pub descriptors: u32,
     /// Tap in the jail's network that is opened for it: it gets the descriptor after the others.
@@ -65,6 +69,28 @@ pub struct ProgramConfig {
     pub nofile: u64,
     /// RLIMIT_FSIZE.
     pub file_bytes_max: Option<u64>,
+}
+
+/// Where a program finds what it serves.
+pub const SERVED: &str = "/served";
+
+/// What it takes to serve files of every user of a sandbox, as bits: `chown`, `dac_override`, `fowner`, `fsetid`, `setgid`,
+/// `setuid`, `mknod` (sockets and pipes; the kernel makes no device in a user namespace), `setfcap`; and to give the rest up,
+/// `setpcap` and `sys_chroot`. All of them are over the sandbox's own ids.
+pub const SERVES_WITH: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 18 | 1 << 27 | 1 << 31;
+
+/// A root that outlives its sandbox, put together like a container's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServedRoot {
+    /// As in [`JailConfig::lasting`].
+    pub lasting: PathBuf,
+    /// As in [`JailConfig::layers`].
+    pub layers: Vec<PathBuf>,
+    /// Shown in it.
+    pub binds: Vec<BindConfig>,
+    /// The sandbox has a network, so a list of resolvers is shown over its own.
+    pub wired: bool,
 }
 
 /// A character device.

@@ -5,6 +5,8 @@
 
 #[path = "jails/deaths.rs"]
 mod deaths;
+#[path = "jails/machine.rs"]
+mod machine;
 #[path = "jails/series.rs"]
 mod series;
 #[path = "jails/story.rs"]
@@ -14,7 +16,8 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use moat_testkit::{
-    LeakAudit, article, busybox, exclusive, is_root, not_run, static_bin, tool, wait_until, workspace_root,
+    LeakAudit, article, busybox, exclusive, is_root, machines_alone, not_run, static_bin, tool, wait_until,
+    workspace_root,
 };
 use story::{LONG, Story};
 
@@ -82,6 +85,25 @@ async fn a_killed_daemon_leaves_nothing_half_made() {
     let _host = exclusive().unwrap();
     let (audit, network) = (LeakAudit::before(), network_of_host());
     deaths::all(&busybox).await;
+    audit.assert_same(LONG).await.unwrap();
+    assert_eq!(network_of_host(), network, "links and tables of rules are as before");
+}
+
+/// The same words for jails that are machines.
+#[tokio::test]
+async fn a_jail_may_be_a_machine() {
+    let id = "jails in machines";
+    if !is_root() {
+        return not_run(id, "jails need root");
+    }
+    let (Some(server), Some(busybox)) = (tool("nats-server"), busybox()) else {
+        return not_run(id, "nats-server or busybox is not installed");
+    };
+    let client = tool("nats").unwrap_or_else(|| static_bin("nats").unwrap());
+    let _host = exclusive().unwrap();
+    let Some(machines) = machines_alone(id) else { return };
+    let (audit, network) = (LeakAudit::before(), network_of_host());
+    machine::all(&machines, &machine::Programs { busybox: &busybox, server: &server, client: &client }).await;
     audit.assert_same(LONG).await.unwrap();
     assert_eq!(network_of_host(), network, "links and tables of rules are as before");
 }

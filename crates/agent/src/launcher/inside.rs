@@ -44,6 +44,8 @@ pub enum Shown {
     Sandbox,
     /// The processes of its own namespace and nothing of the machine.
     Processes,
+    /// Those, and what the kernel says of itself: masked like a sandbox's.
+    Kernel,
 }
 
 /// Turns this process, whose working directory is the assembled root, into one that has nothing else.
@@ -62,6 +64,7 @@ pub fn enter(jail: &JailConfig, shown: Shown) -> Result<(), LaunchError> {
     match shown {
         Shown::Sandbox => kernel_file_systems(&root, There::of(jail))?,
         Shown::Processes => processes(&root)?,
+        Shown::Kernel => mounted(&root, "proc", "proc", &[], INERT)?,
     }
     masks(&root, &empty)?;
     leave_the_host(&root)?;

@@ -8,7 +8,6 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use moat_agent::launch::JailConfig;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fstat, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
@@ -69,7 +68,7 @@ fn new(dir: &OwnedFd, path: &Path, top: &OwnedFd) -> Result<OwnedFd, LaunchError
 }
 
 /// What things are mounted on, as a layer of its own.
-pub fn furniture(own: &Tree, jail: &JailConfig) -> Result<OwnedFd, LaunchError> {
+pub fn furniture(own: &Tree, wired: bool) -> Result<OwnedFd, LaunchError> {
     let path = Path::new("lower/places");
     let places = own.directory(path, Mode::from_raw_mode(0o755)).map_err(at(STAGE, path))?;
     let again = openat(places.as_fd(), ".", DIRECTORY, Mode::empty()).map_err(at(STAGE, path))?;
@@ -78,7 +77,7 @@ pub fn furniture(own: &Tree, jail: &JailConfig) -> Result<OwnedFd, LaunchError> 
         let path = below(Path::new(path));
         tree.own_directory(path, Mode::from_raw_mode(mode)).map_err(at(STAGE, path))?;
     }
-    let wired: &[&str] = if jail.network.is_some() { &["etc/resolv.conf"] } else { &[] };
+    let wired: &[&str] = if wired { &["etc/resolv.conf"] } else { &[] };
     for path in ["etc/hostname", "etc/hosts"].iter().chain(wired).map(Path::new) {
         tree.own_file(path).map_err(at(STAGE, path))?;
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use moat_agent::launch::JailConfig;
+use moat_agent::launch::{JailConfig, ServedRoot};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat};
 use rustix::mount::MountAttrFlags;
 
@@ -24,15 +24,53 @@ const STAGE: &str = "layers";
 /// Longest value of a mount option the kernel takes.
 const OPTION_LEN_MAX: usize = 255;
 
-/// Mounts the root on the directory `root` of `own`, the sandbox's writable tmpfs. Returns the mount and the directory
-/// that holds what the sandbox changes.
-pub fn mount(own: &Tree, jail: &JailConfig) -> Result<(OwnedFd, OwnedFd), LaunchError> {
-    let ids = IdMap::of_sandbox(jail.uid_base).namespace()?;
-    let mut copies = Vec::with_capacity(jail.layers.len() + 1);
-    if jail.lasting.is_some() {
-        copies.push(lasting::furniture(own, jail)?);
+/// What a root is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Stack<'a> {
+    /// Mount points of the layers, the lowest first.
+    layers: &'a [PathBuf],
+    /// Where the private one lies, if it outlives the sandbox.
+    lasting: Option<&'a Path>,
+    /// A list of resolvers is shown in it.
+    wired: bool,
+    uid_base: u32,
+    /// What errors name.
+    mount_point: &'a Path,
+}
+
+impl<'a> Stack<'a> {
+    /// Of a container.
+    pub fn of_jail(jail: &'a JailConfig) -> Self {
+        Self {
+            layers: &jail.layers,
+            lasting: jail.lasting.as_deref(),
+            wired: jail.network.is_some(),
+            uid_base: jail.uid_base,
+            mount_point: &jail.mount_point,
+        }
     }
-    for (index, layer) in jail.layers.iter().enumerate() {
+
+    /// Of what a program in `jail` serves.
+    pub fn served(jail: &'a JailConfig, served: &'a ServedRoot) -> Self {
+        Self {
+            layers: &served.layers,
+            lasting: Some(&served.lasting),
+            wired: served.wired,
+            uid_base: jail.uid_base,
+            mount_point: &jail.mount_point,
+        }
+    }
+}
+
+/// Mounts the root on the directory `place` of `own`, the sandbox's writable tmpfs. Returns the mount and the directory
+/// that holds what the sandbox changes.
+pub fn mount(own: &Tree, place: &Path, of: Stack<'_>) -> Result<(OwnedFd, OwnedFd), LaunchError> {
+    let ids = IdMap::of_sandbox(of.uid_base).namespace()?;
+    let mut copies = Vec::with_capacity(of.layers.len() + 1);
+    if of.lasting.is_some() {
+        copies.push(lasting::furniture(own, of.wired)?);
+    }
+    for (index, layer) in of.layers.iter().enumerate() {
         let copy = mount::bind(CWD, layer, Reach::One, MountAttrFlags::empty()).map_err(at(STAGE, layer))?;
         mount::map_layer(copy.as_fd(), ids.as_fd()).map_err(at("map ids of layer", layer))?;
         // Overlays of kernels before 6.15 take nothing that is not mounted somewhere.
@@ -42,24 +80,24 @@ pub fn mount(own: &Tree, jail: &JailConfig) -> Result<(OwnedFd, OwnedFd), Launch
         copies.push(copy);
     }
     let top = copies.last().ok_or_else(|| LaunchError::new(STAGE, "there is none"))?;
-    let (upper, work, life) = match &jail.lasting {
+    let (upper, work, life) = match of.lasting {
         Some(dir) => {
-            let (upper, work) = lasting::open(dir, jail.uid_base, top)?;
+            let (upper, work) = lasting::open(dir, of.uid_base, top)?;
             (upper, work, Life::Lasts)
         }
         None => {
             let made = |name, mode| own.directory(Path::new(name), Mode::from_raw_mode(mode));
-            let upper = made("upper", 0o755).map_err(at(STAGE, &jail.mount_point))?;
-            like(&upper, top).map_err(at(STAGE, &jail.mount_point))?;
-            (upper, made("work", 0o700).map_err(at(STAGE, &jail.mount_point))?, Life::Sandbox)
+            let upper = made("upper", 0o755).map_err(at(STAGE, of.mount_point))?;
+            like(&upper, top).map_err(at(STAGE, of.mount_point))?;
+            (upper, made("work", 0o700).map_err(at(STAGE, of.mount_point))?, Life::Sandbox)
         }
     };
     let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     // The kernel wants the top one first.
     let lower: Vec<String> = copies.iter().rev().map(path).collect();
-    let overlay = overlay(&lower, &path(&upper), &path(&work), life).map_err(at(STAGE, &jail.mount_point))?;
-    let place = own.open(Path::new("root")).map_err(at(STAGE, &jail.mount_point))?;
-    mount::attach(&overlay, place.as_fd()).map_err(at(STAGE, &jail.mount_point))?;
+    let overlay = overlay(&lower, &path(&upper), &path(&work), life).map_err(at(STAGE, of.mount_point))?;
+    let place = own.open(place).map_err(at(STAGE, of.mount_point))?;
+    mount::attach(&overlay, place.as_fd()).map_err(at(STAGE, of.mount_point))?;
     Ok((overlay, upper))
 }
 

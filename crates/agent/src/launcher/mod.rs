@@ -261,6 +261,8 @@ fn prepare_inside(jail: Option<&JailConfig>, destiny: &Destiny) -> Result<(), La
     rustix::process::setsid().map_err(|e| LaunchError::new("setsid", e))?;
     let shown = match destiny {
         Destiny::Agent { .. } => inside::Shown::Sandbox,
+        // What serves files asks the kernel how many it may open.
+        Destiny::Program { config: ProgramConfig { serves: Some(_), .. }, .. } => inside::Shown::Kernel,
         Destiny::Program { .. } => inside::Shown::Processes,
     };
     jail.map_or(Ok(()), |jail| inside::enter(jail, shown))

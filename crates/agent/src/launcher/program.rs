@@ -3,6 +3,9 @@
 //! Its root has what it was given and nothing else; nothing of the layout of a sandbox is there. It runs as a user that is
 //! not root inside, without a capability, and does not get any back. What it needs and may not open itself – a tap, sockets,
 //! files – it is given open.
+//!
+//! One that serves the files of a sandbox to a machine is root inside, with what that takes over the sandbox's own ids, and has
+//! beside its own root that of the sandbox.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -12,8 +15,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use moat_agent::launch::{DESCRIPTORS_MAX, HostPath, JailConfig, ProgramConfig};
+use moat_agent::launch::{DESCRIPTORS_MAX, HostPath, JailConfig, ProgramConfig, SERVED, SERVES_WITH, ServedRoot};
 use rustix::fs::{CWD, Mode};
+use rustix::mount::MountAttrFlags;
 use rustix::net::{SendFlags, send};
 use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
 use rustix::thread::{
@@ -22,6 +26,7 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
+use super::layers::{self, Stack};
 use super::mount::{self, INERT, Reach};
 use super::root::{READ_ONLY, own_mounts, writable_layer};
 use super::tree::{Owner, Tree, below};
@@ -51,7 +56,10 @@ pub fn check(jail: Option<&JailConfig>, program: &ProgramConfig, came: Vec<Owned
     if jail.host_pid || jail.host_ipc {
         return refused("its namespaces are its own".to_owned());
     }
-    if program.uid == 0 || program.uid >= ID_COUNT {
+    if (program.uid == 0) != program.serves.is_some() {
+        return refused("it is root of its namespaces if it serves files, and only then".to_owned());
+    }
+    if program.uid >= ID_COUNT {
         return refused(format!("user {}: it is one of 1 to {}", program.uid, ID_COUNT - 1));
     }
     if program.tap.is_some() && jail.network.is_none() {
@@ -87,9 +95,24 @@ pub fn assemble(jail: &JailConfig, program: &ProgramConfig) -> Result<(), Launch
     // Parents before what lies in them.
     paths.sort_by(|a, b| a.target.cmp(&b.target));
     paths.into_iter().try_for_each(|path| host_path(&root, path))?;
+    if let Some(served) = &program.serves {
+        serve(&root, &own, jail, served)?;
+    }
     devices::give_nodes(&root, &program.devices, jail.uid_base + program.uid)?;
     binds::show(&root, &jail.binds, jail.uid_base)?;
     rustix::process::fchdir(root.root()).map_err(|e| LaunchError::new("enter root", e))
+}
+
+/// The root of the sandbox, where the program looks for it.
+fn serve(root: &Tree, own: &Tree, jail: &JailConfig, served: &ServedRoot) -> Result<(), LaunchError> {
+    let failed = at("served root", &served.lasting);
+    let place = below(Path::new(SERVED));
+    own.directory(place, Mode::from_raw_mode(0o755)).map_err(&failed)?;
+    let (overlay, _) = layers::mount(own, place, Stack::served(jail, served))?;
+    binds::show(&Tree::new(overlay, own.owner()), &served.binds, jail.uid_base)?;
+    let shown = root.directory(place, Mode::from_raw_mode(0o755)).map_err(&failed)?;
+    let copy = mount::bind(own.root(), place, Reach::Tree, MountAttrFlags::empty()).map_err(&failed)?;
+    mount::attach(&copy, shown.as_fd()).map_err(&failed)
 }
 
 /// A host path as it is, links included, that cannot be written through. One that is missing is skipped.
@@ -138,7 +161,8 @@ fn attempt(program: &ProgramConfig, report: &OwnedFd) -> Result<Infallible, Laun
 
     sys::reset_signals();
     limit(program).map_err(|e| LaunchError::new("limits", e))?;
-    give_up(program.uid).map_err(|e| LaunchError::new("give up privileges", e))?;
+    let keep = if program.serves.is_some() { SERVES_WITH } else { 0 };
+    give_up(program.uid, keep).map_err(|e| LaunchError::new("give up privileges", e))?;
     send(report, GO_ON, SendFlags::NOSIGNAL).map_err(|e| LaunchError::new(STAGE, e))?;
     for filter in &filters {
         filter.apply().map_err(|e| LaunchError::new("system call filter", e))?;
@@ -154,11 +178,11 @@ fn limit(program: &ProgramConfig) -> rustix::io::Result<()> {
     program.file_bytes_max.map_or(Ok(()), |bytes| setrlimit(Resource::Fsize, both(bytes)))
 }
 
-/// From root inside to a user with nothing: every set of capabilities is empty, and no exec fills one again.
-fn give_up(uid: u32) -> rustix::io::Result<()> {
+/// From root inside to a user with these capabilities, mostly none, and no exec gives back another.
+fn give_up(uid: u32, keep: u64) -> rustix::io::Result<()> {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     clear_ambient_capability_set()?;
-    for bit in 0..u64::BITS {
+    for bit in (0..u64::BITS).filter(|bit| keep & 1 << bit == 0) {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
         match capability_is_in_bounding_set(capability) {
             Ok(true) => remove_capability_from_bounding_set(capability)?,
@@ -171,7 +195,7 @@ fn give_up(uid: u32) -> rustix::io::Result<()> {
     set_thread_groups(&[])?;
     set_thread_res_gid(group, group, group)?;
     set_thread_res_uid(user, user, user)?;
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    let (kept, none) = (CapabilitySet::from_bits_retain(keep), CapabilitySet::empty());
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: none })?;
     set_no_new_privs(true)
 }

@@ -24,6 +24,7 @@ use moat_agent::launch::{HostPath, JailConfig};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, mount_change};
 
+use super::layers::Stack;
 use super::mount::{self, INERT, Reach};
 use super::tree::{Owner, Tree, below};
 use super::{LaunchError, at, binds, devices, layers};
@@ -63,7 +64,7 @@ pub fn assemble(jail: &JailConfig, task_user: &str) -> Result<Assembled, LaunchE
         let changes = jail.host_paths.is_empty().then(|| changes_of(root.root(), jail)).transpose()?;
         (root, changes)
     } else {
-        let (root, upper) = layers::mount(&own, jail)?;
+        let (root, upper) = layers::mount(&own, Path::new("root"), Stack::of_jail(jail))?;
         (Tree::new(root, owner), Some(changes_of(upper.as_fd(), jail)?))
     };
     if changes.is_some() {

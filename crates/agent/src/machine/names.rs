@@ -44,12 +44,23 @@ pub fn check(identity: &Identity) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whose list of resolvers a root has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolver {
+    /// One that names the network's own.
+    Ours,
+    /// One that is in it already, by somebody's wish.
+    Served,
+}
+
 /// Names the machine and shows the files.
-pub fn give(root: &Tree, own: &Tree, identity: &Identity) -> Result<(), Failure> {
+pub fn give(root: &Tree, own: &Tree, identity: &Identity, resolver: Resolver) -> Result<(), Failure> {
     name_kernel(identity)?;
     let failed = |e: LaunchError| Failure::new(ErrorKind::Internal, e.to_string());
     if identity.network.is_some() {
-        names::insist(root, own, &texts(identity)).map_err(failed)?;
+        let mut texts = texts(identity);
+        texts.retain(|(name, _)| *name != "resolv.conf" || resolver == Resolver::Ours);
+        names::insist(root, own, &texts).map_err(failed)?;
     } else {
         names::give(root, own, &identity.hostname).map_err(failed)?;
     }

@@ -10,6 +10,8 @@
 //!   alloc/, local/, names/   shown over the root: not part of what is changed in it
 //! ```
 //!
+//! Or it is a directory of the host that somebody serves: then only what is shown over it lies on the disk.
+//!
 //! It looks the same as a container's root and is made by the same code. The initramfs ends up below it, where nobody comes.
 
 use std::fs;
@@ -17,13 +19,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use moat_agent::protocol::machine::{GuestRoot, GuestSetup};
+use moat_agent::protocol::machine::{GuestRoot, GuestSetup, SERVED_TAG};
 use moat_model::ErrorKind;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::MountAttrFlags;
 use tokio::time::{Instant, sleep};
 
-use super::names;
+use super::names::{self, Resolver};
 use crate::agent::Failure;
 use crate::launcher::mount::{self, INERT, Reach};
 use crate::launcher::tree::{Owner, Tree};
@@ -55,7 +57,7 @@ impl Root {
     /// The directory of everything changed.
     pub fn changes(&self) -> Result<OwnedFd, Failure> {
         let whole =
-            || Failure::new(ErrorKind::Unsupported, "this root is one disk: nobody knows what was changed in it");
+            || Failure::new(ErrorKind::Unsupported, "this root is one whole: nobody here knows what was changed in it");
         self.changes.as_ref().ok_or_else(whole)?.try_clone().map_err(|e| Failure::internal("changes", &e))
     }
 }
@@ -67,7 +69,7 @@ pub fn disks_of(root: &GuestRoot) -> Result<u32, Failure> {
             Err(Failure::invalid(format!("root.layers: {layers}, and a machine has at most {LAYERS_MAX}")))
         }
         GuestRoot::Overlay { layers } => Ok(layers + 1),
-        GuestRoot::Whole => Ok(1),
+        GuestRoot::Whole | GuestRoot::Served { .. } => Ok(1),
     }
 }
 
@@ -78,6 +80,7 @@ pub async fn enter(setup: &GuestSetup) -> Result<Root, Failure> {
     let assembled = match setup.root {
         GuestRoot::Overlay { .. } => over_layers(&disks)?,
         GuestRoot::Whole => whole(&disks)?,
+        GuestRoot::Served { .. } => served(&disks)?,
     };
     furnish(&assembled, setup).map_err(internal)?;
     let Assembled { root, own, changes } = assembled;
@@ -106,7 +109,7 @@ async fn disks(count: u32) -> Result<Vec<PathBuf>, Failure> {
     Ok(disks)
 }
 
-/// Mounts a disk on a directory of the initramfs.
+/// Mounts a disk, or what is served under a tag, on a directory of the initramfs.
 fn mounted(disk: &Path, kind: &str, options: &[(&str, &str)], place: &Path) -> Result<OwnedFd, Failure> {
     let failed = |e: std::io::Error| Failure::internal(&format!("mount {} ({kind})", disk.display()), &e);
     let source = disk.to_string_lossy();
@@ -177,11 +180,20 @@ fn whole(disks: &[PathBuf]) -> Result<Assembled, Failure> {
     Ok(Assembled { root: Tree::new(root, OURS), own: Tree::new(beside, OURS), changes: None })
 }
 
+fn served(disks: &[PathBuf]) -> Result<Assembled, Failure> {
+    let disk = disks.first().ok_or_else(|| Failure::invalid("root: no disk to write to"))?;
+    let own = Tree::new(mounted(disk, "ext4", &[], Path::new(DISK))?, OURS);
+    let root = mounted(Path::new(SERVED_TAG), "virtiofs", &[], Path::new("/root"))?;
+    apart(Assembled { root: Tree::new(root, OURS), own, changes: None })
+}
+
 /// What every sandbox has, in the order in which a container gets it.
 fn furnish(assembled: &Assembled, setup: &GuestSetup) -> Result<(), LaunchError> {
     let Assembled { root, own, .. } = assembled;
     root::standard_directories(root)?;
-    names::give(root, own, &setup.identity).map_err(|e| LaunchError::new("names", e.message))?;
+    let served = matches!(setup.root, GuestRoot::Served { own_resolver: true });
+    let resolver = if served { Resolver::Served } else { Resolver::Ours };
+    names::give(root, own, &setup.identity, resolver).map_err(|e| LaunchError::new("names", e.message))?;
     devices::give(root)?;
     root::secrets(root, setup.secrets_bytes, owner::of(root, &setup.agent.default_user, 0)?)?;
     inside::kernel_file_systems(root, inside::There::default())?;

@@ -41,6 +41,9 @@ pub struct GuestSetup {
     pub agent: AgentConfig,
 }
 
+/// The name under which a directory of the host is served to a machine.
+pub const SERVED_TAG: &str = "moat.root";
+
 /// What the root file system is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
@@ -53,6 +56,11 @@ pub enum GuestRoot {
     },
     /// The first disk is an ext4 file system with everything in it, handed in by the operator.
     Whole,
+    /// A directory of the host that is served under [`SERVED_TAG`]; the first disk is an ext4 file system for what is shown over it.
+    Served {
+        /// Whoever serves it has its list of resolvers in it.
+        own_resolver: bool,
+    },
 }
 
 /// Who a machine is. No two have the same.

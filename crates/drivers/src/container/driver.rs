@@ -1,10 +1,8 @@
 //! The driver contract, over cgroups and the launcher.
 
-use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,16 +19,17 @@ use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use super::config::ContainerConfig;
-use super::roots::Roots;
-use super::{jail, lasting, probe, validate};
+use super::{jail, probe, validate};
 use crate::fields;
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::capability;
 use crate::linux::cgroup::{Devices, Hierarchy, Limits};
+use crate::linux::directory::{make_private_dir, remove_dir};
 use crate::linux::endpoint::UnixEndpoint;
 use crate::linux::identity::ProcessIdentity;
 use crate::linux::launch::{LaunchError, launch, listen};
-use crate::linux::readiness;
+use crate::linux::roots::Roots;
+use crate::linux::{lasting, readiness};
 
 /// Name it is registered and recorded under.
 const NAME: &str = "container";
@@ -173,23 +172,6 @@ fn socket_path(place: &Place) -> PathBuf {
 
 fn cgroup_name(id: &SandboxId) -> String {
     id.as_str().to_owned()
-}
-
-pub(super) fn make_private_dir(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("make directory {}", path.display()), e))
-}
-
-pub(super) fn remove_dir(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(Error::caused_by(ErrorKind::Internal, format!("remove directory {}", path.display()), e))
-        }
-        _ => Ok(()),
-    }
 }
 
 pub(super) fn held(record: &Record) -> Result<Held> {

@@ -2,16 +2,15 @@
 //!
 //! It prepares what only the daemon can (directories, the cgroup, the agent's socket), executes the launcher, and keeps
 //! nothing about it: everything it needs later is in the [`Record`](moat_engine::Record). All mounts of a sandbox live in its
-//! own mount namespace, so there is none to remove. What many sandboxes share, layers of images, is mounted once (`roots`).
+//! own mount namespace, so there is none to remove. What many sandboxes share, layers of images, is mounted once
+//! ([`roots`](crate::linux::roots)).
 //!
 //! | file | holds |
 //! |---|---|
 //! | `config` | what an operator sets |
 //! | `validate` | which field of a spec cannot be honoured |
 //! | `jail` | from a spec to what the launcher is told |
-//! | `lasting` | before and after a sandbox whose writable layer outlives it |
 //! | `probe` | what this host must have |
-//! | `roots` | layers shared by sandboxes |
 //! | `driver` | the contract |
 //! | `abilities` | pause, capture, tune |
 
@@ -19,9 +18,7 @@ mod abilities;
 mod config;
 mod driver;
 mod jail;
-mod lasting;
 pub(crate) mod probe;
-mod roots;
 mod validate;
 
 pub use config::{ContainerConfig, ResourceDefaults};

@@ -164,7 +164,7 @@ fn version(release: &str) -> (u32, u32) {
 
 /// Most open files a process of a sandbox can be allowed: the daemon's own hard limit, or what the kernel allows at all if
 /// the daemon may raise it.
-pub(super) fn nofile_ceiling() -> u64 {
+pub(crate) fn nofile_ceiling() -> u64 {
     let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let may_raise = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE));

@@ -29,12 +29,14 @@ use super::{probe, recorder, shape};
 use crate::fields;
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::cgroup::{Hierarchy, Limits};
+use crate::linux::directory::{make_private_dir, remove_dir};
 use crate::vm::bring_up::{First, bring_up};
 use crate::vm::connections::Connections;
 use crate::vm::endpoint::{MachineEndpoint, said};
-use crate::vm::machine::{Machine, make_private_dir, remove_dir};
+use crate::vm::machine::Machine;
 use crate::vm::process::{DiskStamp, Vmm};
 use crate::vm::snapshot::{DISK, Makeup, Manifest};
+use crate::vm::validate::Shows;
 use crate::vm::{disk, validate};
 
 /// Name it is registered and recorded under.
@@ -327,7 +329,7 @@ impl Driver for FirecrackerDriver {
     }
 
     fn validate(&self, spec: &SandboxSpec) -> Result<()> {
-        validate::check(spec, &self.config.resources)?;
+        validate::check(spec, &self.config.resources, Shows::Disks)?;
         self.version()?;
         if self.rootfs(spec).is_some() && spec.resources.disk_bytes.is_some() {
             let why =

@@ -13,8 +13,9 @@ use moat_model::ErrorKind;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, linkat, mknodat, unlinkat};
 use tokio::net::UnixStream;
 
+use crate::linux::directory::{make_private_dir, remove_dir};
 use crate::vm::endpoint::AgentChannel;
-use crate::vm::machine::{Machine, make_private_dir, remove_dir};
+use crate::vm::machine::Machine;
 use crate::vm::{disk, foreign};
 
 /// Names in the root, for the monitor and for us.

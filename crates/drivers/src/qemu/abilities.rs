@@ -21,8 +21,9 @@ use super::driver::QemuDriver;
 use super::keep::{self, STATE, stop_saving};
 use super::qmp::Qmp;
 use crate::linux::cgroup::Limits;
+use crate::linux::directory::{make_private_dir, remove_dir};
 use crate::vm::bring_up::{First, renew};
-use crate::vm::machine::{Machine, make_private_dir, remove_dir};
+use crate::vm::machine::Machine;
 use crate::vm::process::{DiskStamp, Vmm};
 use crate::vm::snapshot::{DISK, Manifest};
 use crate::vm::{disk, layer};
@@ -147,6 +148,15 @@ impl QemuDriver {
     }
 }
 
+/// A machine whose root the host serves is not all there is of it.
+fn on_disks(machine: &Machine, what: &str) -> Result<()> {
+    if machine.lasting.is_none() {
+        return Ok(());
+    }
+    let why = "the root of this machine outlives it and lies on the host: pause it in memory, or copy the root";
+    Err(Error::new(ErrorKind::Unsupported, format!("{what}: {why}")))
+}
+
 /// Stops it from being scheduled.
 async fn stand_still(qmp: &mut Qmp) -> Result<()> {
     if qmp.status().await? == "running" {
@@ -224,6 +234,7 @@ fn changed(resources: &Resources) -> Limits {
 impl Capturer for QemuDriver {
     async fn capture(&self, record: &Record, into: &Path) -> Result<Captured> {
         let machine = Self::machine(record)?;
+        on_disks(&machine, "capture")?;
         self.quiesced(&machine, async |guest| layer::write(guest.changes().await?, machine.disk_bytes, into).await)
             .await
     }
@@ -233,6 +244,7 @@ impl Capturer for QemuDriver {
 impl Snapshotter for QemuDriver {
     async fn snapshot(&self, record: &Record, into: &Path) -> Result<Captured> {
         let machine = Self::machine(record)?;
+        on_disks(&machine, "snapshot")?;
         let makeup = self.makeup(&machine)?;
         make_private_dir(into)?;
         self.quiesced(&machine, async |_| Ok(())).await?;
@@ -247,6 +259,7 @@ impl Snapshotter for QemuDriver {
 impl Stower for QemuDriver {
     async fn stow(&self, record: &Record) -> Result<()> {
         let machine = Self::machine(record)?;
+        on_disks(&machine, "pause to disk")?;
         let dir = machine.stowed();
         if !Manifest::exists(&dir) {
             let makeup = self.makeup(&machine)?;

@@ -3,6 +3,8 @@
 //! Everything QEMU works on comes open, as a descriptor: it can name no file of the host. The command line of the guest's
 //! kernel holds nothing that is anybody's: it is the same for every machine.
 
+use moat_agent::protocol::machine::SERVED_TAG;
+
 use super::accelerator::Accelerator;
 
 /// Where the kernel is shown in the jail.
@@ -32,6 +34,8 @@ pub(super) struct Shape {
     pub layers: u32,
     /// There is a disk that is written to.
     pub disk: bool,
+    /// Its root is served by somebody, over the descriptor after those of disks.
+    pub served: bool,
     /// Hardware address of its link, if it has one.
     pub mac: Option<[u8; 6]>,
     /// It goes on from where one was kept: it waits to be told where that is.
@@ -41,7 +45,7 @@ pub(super) struct Shape {
 impl Shape {
     /// Descriptors from 3 on, without the tap.
     pub fn descriptors(&self) -> u32 {
-        2 + self.layers + u32::from(self.disk)
+        2 + self.layers + u32::from(self.disk) + u32::from(self.served)
     }
 
     /// What QEMU calls the machine.
@@ -65,7 +69,13 @@ impl Shape {
         let mut all = Words::default();
         all.push("-nodefaults -no-user-config -no-reboot -display none -monitor none");
         all.push("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-        all.pair("-machine", self.machine());
+        if self.served {
+            // Whoever serves it reads and writes the machine's memory itself.
+            all.pair("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", self.memory_bytes >> 20));
+            all.pair("-machine", format!("{},memory-backend=memory", self.machine()));
+        } else {
+            all.pair("-machine", self.machine());
+        }
         match self.accelerator {
             Accelerator::Kvm => all.pair("-accel", "kvm"),
             // Its buffer of translated code would otherwise be a gigabyte, which counts against the machine's cgroup.
@@ -87,6 +97,7 @@ impl Shape {
         all.pair("-object", "rng-builtin,id=rng");
         all.pair("-device", format!("{},rng=rng", self.device("virtio-rng")));
         self.disks(&mut all);
+        self.files(&mut all);
         self.link(&mut all);
         if self.incoming {
             all.push("-S -incoming defer");
@@ -109,6 +120,15 @@ impl Shape {
             );
             all.pair("-device", format!("{},drive=disk{index},serial={opaque}{index}", self.device("virtio-blk")));
         }
+    }
+
+    fn files(&self, all: &mut Words) {
+        if !self.served {
+            return;
+        }
+        let fd = DISKS_FD + self.layers + u32::from(self.disk);
+        all.pair("-chardev", format!("socket,id=files,fd={fd}"));
+        all.pair("-device", format!("{},chardev=files,tag={SERVED_TAG}", self.device("vhost-user-fs")));
     }
 
     fn link(&self, all: &mut Words) {
@@ -164,6 +184,7 @@ mod tests {
             vcpus: 2,
             layers: 2,
             disk: true,
+            served: false,
             mac: Some([2, 0, 0, 0xab, 0, 1]),
             incoming: false,
         }
@@ -200,6 +221,20 @@ mod tests {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert!(!text.contains("-pci") && !text.contains("netdev") && !text.contains("mitigations"), "{text}");
+    }
+
+    #[test]
+    fn who_serves_its_files_shares_its_memory_and_is_one_more_descriptor() {
+        let served = Shape { layers: 0, served: true, ..shape() };
+        let text = text(&served);
+        for part in [
+            "-object memory-backend-memfd,id=memory,size=256M,share=on -machine q35,hpet=off,sata=off,smbus=off,vmport=off,memory-backend=memory ",
+            "-chardev socket,id=files,fd=6 -device vhost-user-fs-pci,chardev=files,tag=moat.root ",
+            "-netdev tap,id=link,fd=7 ",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert_eq!(served.descriptors(), 4);
     }
 
     /// Whatever a spec says, nothing of it becomes an argument but numbers and an address.

@@ -13,6 +13,8 @@ use crate::vm::config::MachineDefaults;
 pub struct QemuConfig {
     /// The program; absent: `qemu-system-<this architecture>` in the usual directories.
     pub program: Option<PathBuf>,
+    /// What serves roots that last; absent: `virtiofsd` where distributions put it.
+    pub virtiofsd: Option<PathBuf>,
     /// What gives machines their processors.
     pub accelerator: AcceleratorChoice,
     /// Limits of machines that name none.
@@ -21,6 +23,9 @@ pub struct QemuConfig {
     pub host_paths: Vec<PathBuf>,
     /// Cgroup all machines are below.
     pub cgroup_parent: String,
+    /// First of the ids files that nodes keep for sandboxes have on disk. Set by the node, not by this section.
+    #[serde(skip)]
+    pub disk_ids: u32,
     /// Directory of the guest machines boot. Set by the node, not by this section.
     #[serde(skip)]
     pub guest_dir: PathBuf,
@@ -49,10 +54,12 @@ impl Default for QemuConfig {
     fn default() -> Self {
         Self {
             program: None,
+            virtiofsd: None,
             accelerator: AcceleratorChoice::Auto,
             machine: MachineDefaults::default(),
             host_paths: ["/usr", "/lib", "/lib64"].map(PathBuf::from).to_vec(),
             cgroup_parent: "moat".to_owned(),
+            disk_ids: crate::container::ContainerConfig::default().disk_ids,
             guest_dir: PathBuf::from("/var/lib/moat/guest"),
             run_dir: PathBuf::from("/run/moat/qemu"),
             data_dir: PathBuf::from("/var/lib/moat/qemu"),

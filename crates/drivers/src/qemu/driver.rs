@@ -24,15 +24,20 @@ use super::launch::{
 };
 use super::probe;
 use super::qmp::Qmp;
+use super::served::{self, Serve};
 use crate::fields;
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::cgroup::{Devices, Hierarchy, Limits};
+use crate::linux::directory::{make_private_dir, remove_dir};
+use crate::linux::lasting;
+use crate::linux::roots::Roots;
 use crate::vm::bring_up::{First, bring_up};
 use crate::vm::connections::Connections;
 use crate::vm::endpoint::{AgentChannel, MachineEndpoint, said};
-use crate::vm::machine::{Machine, make_private_dir, remove_dir};
+use crate::vm::machine::Machine;
 use crate::vm::process::{DiskStamp, Vmm};
 use crate::vm::snapshot::{DISK, Makeup, Manifest, host_cpu};
+use crate::vm::validate::Shows;
 use crate::vm::{disk, validate};
 
 /// Name it is registered and recorded under.
@@ -52,6 +57,21 @@ pub struct QemuDriver {
     /// What was found at the start, or what is missing.
     found: std::result::Result<Found, (ErrorKind, String)>,
     pub(super) connections: Connections,
+    /// Layers of roots that last.
+    roots: Arc<Roots>,
+}
+
+/// Where a machine has its root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Root {
+    Disks,
+    Served,
+}
+
+impl Root {
+    fn of(lasts: bool) -> Self {
+        if lasts { Self::Served } else { Self::Disks }
+    }
 }
 
 impl QemuDriver {
@@ -64,11 +84,24 @@ impl QemuDriver {
         make_private_dir(&config.data_dir)?;
         let launcher = Launcher { binary, hierarchy };
         let found = host::find(&config, &launcher).map_err(|e| (e.kind, e.chain()));
-        Ok(Self { config, launcher, found, connections: Connections::default() })
+        let roots = Roots::new(config.run_dir.join("roots"));
+        Ok(Self { config, launcher, found, connections: Connections::default(), roots })
     }
 
     pub(super) fn found(&self) -> Result<&Found> {
         self.found.as_ref().map_err(|(kind, why)| Error::new(*kind, why.clone()))
+    }
+
+    /// Whether a root that lasts can be served here.
+    fn can_serve(&self, found: &Found) -> Result<()> {
+        if served::program(&self.config).is_none() {
+            return Err(served::missing());
+        }
+        if found.boot.guest.image.absent.iter().any(|name| name == "virtiofs") {
+            let why = "lasting: the kernel of the guest has no virtiofs: build it from one with CONFIG_VIRTIO_FS";
+            return Err(Error::new(ErrorKind::Unsupported, why));
+        }
+        Ok(())
     }
 
     pub(super) fn hierarchy(&self) -> &Hierarchy {
@@ -80,13 +113,14 @@ impl QemuDriver {
     }
 
     /// What the cgroup of a machine of this size is limited to: the monitor's needs come on top of the guest's memory.
-    fn limits(&self, asked: &Resources) -> Limits {
+    fn limits(&self, asked: &Resources, root: Root) -> Limits {
+        let files = if root == Root::Served { served::OVERHEAD } else { 0 };
         let (overhead, devices) = match self.found.as_ref().map(|found| found.accelerator) {
             Ok(Accelerator::Kvm) => (OVERHEAD_KVM, Devices::StockAnd(&[KVM])),
             _ => (OVERHEAD_TCG, Devices::Stock),
         };
         Limits {
-            memory_bytes: Some(self.config.machine.memory(asked) + overhead),
+            memory_bytes: Some(self.config.machine.memory(asked) + overhead + files),
             memory_reserve_bytes: None,
             cpu_weight: asked.cpu_weight.or(Some(self.config.machine.cpu_weight)),
             cpu_quota_millis: asked.cpu_quota_millis,
@@ -102,8 +136,9 @@ impl QemuDriver {
             accelerator: self.found()?.accelerator,
             memory_bytes: machine.memory_bytes,
             vcpus: machine.vcpus,
-            layers: u32::try_from(machine.layers.len()).unwrap_or(u32::MAX),
+            layers: u32::try_from(machine.layer_disks().len()).unwrap_or(u32::MAX),
             disk: true,
+            served: machine.lasting.is_some(),
             mac: machine.network.as_ref().map(|network| network.mac),
             incoming,
         })
@@ -134,7 +169,14 @@ impl QemuDriver {
     /// Starts a monitor for it and writes down which process that is.
     pub(super) async fn launch(&self, machine: &Machine, incoming: bool, unstowing: Option<DiskStamp>) -> Result<()> {
         let shape = self.shape(machine, incoming)?;
-        let disks = machine.layers.iter().map(|layer| layer.path.clone()).chain([machine.disk()]).collect();
+        let files = match &machine.lasting {
+            None => None,
+            Some(lasting) => {
+                let layers = self.roots.mount(&machine.id, &machine.layers)?;
+                Some(self.launcher.serve(&self.config, &Serve { machine, lasting, layers }).await?)
+            }
+        };
+        let disks = machine.layer_disks().iter().map(|layer| layer.path.clone()).chain([machine.disk()]).collect();
         let start = Start {
             shape: &shape,
             run_dir: &machine.run_dir,
@@ -143,10 +185,15 @@ impl QemuDriver {
             cgroup: &machine.cgroup,
             disks,
             disk_bytes: machine.disk_bytes,
+            files,
             network: machine.network.as_ref(),
         };
-        let process = self.launcher.start(&self.config, self.found()?, &start).await?;
-        Vmm { process, unstowing }.write(&machine.run_dir)
+        let process = self.launcher.start(&self.config, self.found()?, start).await?;
+        Vmm { process, unstowing }.write(&machine.run_dir)?;
+        if machine.lasting.is_some() {
+            served::watch(machine)?;
+        }
+        Ok(())
     }
 
     pub(super) fn endpoint(machine: &Machine) -> Result<Arc<MachineEndpoint>> {
@@ -206,7 +253,12 @@ impl QemuDriver {
     pub(super) async fn end(&self, machine: &Machine) -> Result<()> {
         self.connections.forget(&machine.run_dir);
         self.hierarchy().kill(&machine.cgroup).await?;
-        Vmm::end(&machine.run_dir).await
+        Vmm::end(&machine.run_dir).await?;
+        if let Some(dir) = &machine.lasting {
+            served::ended(machine).await?;
+            lasting::write_out(dir.clone()).await;
+        }
+        Ok(())
     }
 
     /// Ends its monitor and leaves its cgroup as it is, for another one. Where a cgroup is killed as a whole, some kernels (6.18
@@ -217,7 +269,8 @@ impl QemuDriver {
         if self.hierarchy().usage(&machine.cgroup)?.pids > 0 {
             // One that a daemon started and died before it wrote that down. Limits set later are lost with the group.
             self.hierarchy().remove(&machine.cgroup).await?;
-            self.hierarchy().create(&machine.cgroup, &self.limits(&machine.resources))?;
+            self.hierarchy()
+                .create(&machine.cgroup, &self.limits(&machine.resources, Root::of(machine.lasting.is_some())))?;
         }
         Ok(())
     }
@@ -253,8 +306,11 @@ impl Driver for QemuDriver {
     }
 
     fn validate(&self, spec: &SandboxSpec) -> Result<()> {
-        validate::check(spec, &self.config.machine)?;
-        self.found()?;
+        validate::check(spec, &self.config.machine, Shows::Directories)?;
+        let found = self.found()?;
+        if spec.lasting.is_some() {
+            self.can_serve(found)?;
+        }
         if let Some(snapshot) = &spec.restore {
             if snapshot.driver != NAME {
                 let why = format!("restore: the snapshot was written by driver {}, this is {NAME}", snapshot.driver);
@@ -263,15 +319,19 @@ impl Driver for QemuDriver {
             let wanted = self.makeup(&Machine::sketch(spec, &self.config.machine)?)?;
             Manifest::read(&snapshot.dir)?.makeup.fits(&wanted)?;
         }
-        Ok(self.hierarchy().check(&self.limits(&spec.resources))?)
+        Ok(self.hierarchy().check(&self.limits(&spec.resources, Root::of(spec.lasting.is_some())))?)
     }
 
-    fn plan(&self, place: &Place, _: &SandboxSpec) -> Vec<Resource> {
-        vec![
+    fn plan(&self, place: &Place, spec: &SandboxSpec) -> Vec<Resource> {
+        let mut plan = vec![
             Resource::Directory { path: place.run_dir.clone() },
             Resource::Directory { path: place.data_dir.clone() },
             Resource::Cgroup { name: place.id.as_str().to_owned() },
-        ]
+        ];
+        if spec.lasting.is_some() {
+            plan.push(Resource::Directory { path: self.roots.note_of(&place.id) });
+        }
+        plan
     }
 
     async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
@@ -283,7 +343,10 @@ impl Driver for QemuDriver {
             // Whatever is in a cgroup of this name is not part of this sandbox.
             self.hierarchy().remove(&machine.cgroup).await?;
         }
-        self.hierarchy().create(&machine.cgroup, &self.limits(&spec.resources))?;
+        self.hierarchy().create(&machine.cgroup, &self.limits(&spec.resources, Root::of(spec.lasting.is_some())))?;
+        if let Some(lasting) = &spec.lasting {
+            lasting::prepare(lasting, place.uid_base).await?;
+        }
         match &machine.restore {
             Some(dir) => self.place_kept(&machine, dir).await?,
             None => disk::make(&self.config.data_dir.join("blank"), machine.disk_bytes, &machine.disk()).await?,
@@ -314,6 +377,7 @@ impl Driver for QemuDriver {
 
     async fn release(&self, resource: &Resource) -> Result<()> {
         match resource {
+            Resource::Directory { path } if self.roots.is_note(path) => self.roots.forget(path),
             Resource::Directory { path } => remove_dir(path),
             Resource::Cgroup { name } => Ok(self.hierarchy().remove(name).await?),
             Resource::Network(_) | Resource::UidRange { .. } => Err(fields::of_the_engine(resource)),
@@ -331,8 +395,8 @@ impl Driver for QemuDriver {
             let untouched = self.unstow_undone(&machine, running.as_ref()).await?;
             return Ok(if untouched { Recovered::Stowed } else { Self::gone(&machine) });
         }
-        if running.is_none() {
-            self.hierarchy().kill(&machine.cgroup).await?;
+        if running.is_none() || (machine.lasting.is_some() && !served::watch(&machine)?) {
+            self.end(&machine).await?;
             return Ok(Self::gone(&machine));
         }
         if !Self::started_mark(&machine).exists() {

@@ -23,11 +23,11 @@ use super::host::Found;
 use super::qmp::Qmp;
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::cgroup::{Hierarchy, Limits};
+use crate::linux::directory::{make_private_dir, remove_dir};
 use crate::linux::identity::ProcessIdentity;
 use crate::linux::launch::{LaunchError, launch, listen};
 use crate::linux::seccomp;
 use crate::vm::endpoint::said;
-use crate::vm::machine::{make_private_dir, remove_dir};
 
 /// Numbers of `/dev/kvm`, the same everywhere.
 pub(super) const KVM: (u32, u32) = (10, 232);
@@ -71,6 +71,8 @@ pub(super) struct Start<'a> {
     /// Read-only layers, then the disk.
     pub disks: Vec<PathBuf>,
     pub disk_bytes: u64,
+    /// The line to whoever serves its root.
+    pub files: Option<OwnedFd>,
     pub network: Option<&'a NetworkPlace>,
 }
 
@@ -86,11 +88,14 @@ pub(super) fn agent_socket(run_dir: &Path) -> PathBuf {
 
 impl Launcher {
     /// Starts it in its jail; returns when it was executed.
-    pub async fn start(&self, config: &QemuConfig, found: &Found, start: &Start<'_>) -> Result<ProcessIdentity> {
+    pub async fn start(&self, config: &QemuConfig, found: &Found, mut start: Start<'_>) -> Result<ProcessIdentity> {
+        let files = start.files.take();
+        let start = &start;
         let mount_point = start.run_dir.join("root");
         make_private_dir(&mount_point)?;
         let jail = jail(config, found, start, mount_point)?;
-        let descriptors = descriptors(start)?;
+        let mut descriptors = descriptors(start)?;
+        descriptors.extend(files);
         let launched = launch(&self.binary, &self.launch_config(found, start, jail)?, descriptors).await;
         let launched = launched.map_err(|e| launch_failed(e, &start.log))?;
         for note in &launched.notes {
@@ -115,6 +120,7 @@ impl Launcher {
                 path: found.program.clone(),
                 args: start.shape.arguments(),
                 uid: VMM_UID,
+                serves: None,
                 descriptors: start.shape.descriptors(),
                 tap: start.network.map(|network| network.tap.clone()),
                 devices,
@@ -153,6 +159,7 @@ impl Launcher {
             vcpus: 1,
             layers: 0,
             disk: false,
+            served: false,
             mac: None,
             incoming: false,
         };
@@ -164,19 +171,20 @@ impl Launcher {
             cgroup,
             disks: Vec::new(),
             disk_bytes: 0,
+            files: None,
             network: None,
         };
-        let seen = self.boot_once(config, found, &start).await;
+        let seen = self.boot_once(config, found, start).await;
         self.hierarchy.remove(cgroup).await?;
         remove_dir(&run_dir)?;
         seen
     }
 
-    async fn boot_once(&self, config: &QemuConfig, found: &Found, start: &Start<'_>) -> Result<u128> {
-        let began = Instant::now();
+    async fn boot_once(&self, config: &QemuConfig, found: &Found, start: Start<'_>) -> Result<u128> {
+        let (began, run_dir, log) = (Instant::now(), start.run_dir, start.log.clone());
         self.start(config, found, start).await?;
         let ready = async {
-            let mut qmp = Qmp::connect(&control_socket(start.run_dir)).await?;
+            let mut qmp = Qmp::connect(&control_socket(run_dir)).await?;
             let mut text = String::new();
             loop {
                 text += &console(&mut qmp).await?;
@@ -188,7 +196,7 @@ impl Launcher {
         };
         match tokio::time::timeout(TRIAL_WITHIN, ready).await {
             Ok(Ok(millis)) => Ok(millis),
-            Ok(Err(e)) => Err(Error::caused_by(ErrorKind::Unsupported, format!("QEMU ended{}", said(&start.log)), e)),
+            Ok(Err(e)) => Err(Error::caused_by(ErrorKind::Unsupported, format!("QEMU ended{}", said(&log)), e)),
             Err(_) => {
                 let why = format!("not up after {} s", TRIAL_WITHIN.as_secs());
                 Err(Error::new(ErrorKind::Unsupported, why))

@@ -6,6 +6,7 @@ use moat_model::ErrorKind;
 use super::accelerator::kvm_kind;
 use super::config::QemuConfig;
 use super::host::{self, Found};
+use super::served;
 use crate::container::probe as container;
 use crate::linux::cgroup::Hierarchy;
 use crate::vm::disk;
@@ -40,6 +41,7 @@ pub(super) fn requirements(
     all.push(program(config));
     all.push(guest(config));
     all.push(disk::requirement());
+    all.push(files(config));
     let (_, fact) = kvm_kind();
     match found {
         Ok(found) => {
@@ -67,6 +69,20 @@ fn program(config: &QemuConfig) -> Requirement {
         .as_ref()
         .map_or_else(moat_engine::Error::chain, |(version, path)| format!("QEMU {version} at {}", path.display()));
     requirement("qemu 7.2 or later", version.is_ok(), fact, "apt-get install qemu-system-x86")
+}
+
+fn files(config: &QemuConfig) -> Requirement {
+    let found = served::program(config);
+    let fact = found.as_ref().map_or_else(|| "not found".to_owned(), |path| path.display().to_string());
+    Requirement {
+        name: "virtiofsd".to_owned(),
+        need: Need::Optional,
+        met: found.is_some(),
+        fact,
+        fix: found.is_none().then(|| {
+            "only for jails in machines: apt-get install qemu-system-common (Debian 12) or virtiofsd (later)".to_owned()
+        }),
+    }
 }
 
 fn guest(config: &QemuConfig) -> Requirement {

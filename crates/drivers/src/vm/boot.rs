@@ -9,9 +9,9 @@ use moat_guest::{Guest, agent_cpio};
 use moat_model::ErrorKind;
 use sha2::{Digest as _, Sha256};
 
-use super::machine::make_private_dir;
 use super::setup::hex;
 use crate::linux::agent_binary::AgentBinary;
+use crate::linux::directory::make_private_dir;
 
 /// What machines boot.
 #[derive(Debug, Clone, PartialEq, Eq)]

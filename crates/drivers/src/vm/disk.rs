@@ -17,7 +17,7 @@ use rustix::fs::{Advice, SeekFrom, copy_file_range, fadvise, seek};
 use rustix::io::Errno;
 use tokio::process::Command;
 
-use super::machine::make_private_dir;
+use crate::linux::directory::make_private_dir;
 
 /// The program that makes file systems.
 const MKE2FS: &str = "mke2fs";

@@ -2,13 +2,13 @@
 //! ([`super::process`]), because that changes while the record does not.
 
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use moat_agent::protocol::machine::GuestSetup;
 use moat_engine::driver::{Place, Record};
 use moat_engine::error::{Error, Result};
 use moat_engine::fabric::NetworkPlace;
-use moat_model::spec::{Artifact, Forward, Resources, RootLayer, RootSpec};
+use moat_model::spec::{Artifact, Bind, Forward, Resources, RootLayer, RootSpec};
 use moat_model::{ErrorKind, SandboxId, SandboxSpec, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,12 @@ pub struct Machine {
     pub forwards: Vec<Forward>,
     /// Directory of the machine it goes on as.
     pub restore: Option<PathBuf>,
+    /// Where on the host its root is written to, if that outlives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<PathBuf>,
+    /// Directories of the host shown in such a root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub binds: Vec<Bind>,
 }
 
 impl Machine {
@@ -78,6 +84,8 @@ impl Machine {
             artifact: spec.artifact.clone(),
             forwards: spec.forwards.clone(),
             restore: spec.restore.as_ref().map(|snapshot| snapshot.dir.clone()),
+            lasting: spec.lasting.as_ref().map(|lasting| lasting.dir.clone()),
+            binds: spec.binds.clone(),
         })
     }
 
@@ -100,6 +108,11 @@ impl Machine {
             network: spec.network.is_wired().then_some(link),
         };
         Self::new(&place, spec, defaults)
+    }
+
+    /// Layers it has as disks of its own: none of a root the host puts together.
+    pub fn layer_disks(&self) -> &[RootLayer] {
+        if self.lasting.is_some() { &[] } else { &self.layers }
     }
 
     /// The file it writes to.
@@ -180,25 +193,5 @@ fn layers(root: &RootSpec) -> Vec<RootLayer> {
     match root {
         RootSpec::Layers { layers } => layers.clone(),
         RootSpec::Scratch | RootSpec::Host => Vec::new(),
-    }
-}
-
-/// Makes a directory for root alone.
-pub fn make_private_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|e| Error::caused_by(ErrorKind::Internal, format!("make directory {}", path.display()), e))
-}
-
-/// Removes a directory and everything in it; succeeds if there is none.
-pub fn remove_dir(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::caused_by(ErrorKind::Internal, format!("remove directory {}", path.display()), e))
-        }
-        _ => Ok(()),
     }
 }

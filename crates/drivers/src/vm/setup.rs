@@ -1,5 +1,7 @@
 //! What the agent in a machine is told: from what was asked and where it was put.
 
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use moat_agent::launch::AgentConfig;
@@ -7,7 +9,7 @@ use moat_agent::protocol::machine::{ENTROPY_LEN, GuestNetwork, GuestRoot, GuestS
 use moat_engine::driver::Place;
 use moat_engine::error::{Error, Result};
 use moat_model::spec::RootSpec;
-use moat_model::{ErrorKind, SandboxId, SandboxSpec};
+use moat_model::{ErrorKind, SandboxSpec};
 use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest as _, Sha256};
 
@@ -17,18 +19,16 @@ use crate::linux::capability;
 /// Unacknowledged output kept for each stream of the main process: as in a container.
 const OUTPUT_BUFFER_BYTES: usize = 512 << 10;
 
+/// Where programs look for who resolves names.
+const RESOLVERS: &str = "/etc/resolv.conf";
+
 /// Everything a guest needs to become this sandbox.
 pub fn guest_setup(place: &Place, spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<GuestSetup> {
     let main = spec.main.as_ref().and_then(|main| main.user.as_ref());
     let user = main.or(spec.process.user.as_ref()).unwrap_or(&defaults.default_user);
     Ok(GuestSetup {
         identity: identity(place, spec),
-        root: match &spec.root {
-            RootSpec::Layers { layers } => {
-                GuestRoot::Overlay { layers: u32::try_from(layers.len()).unwrap_or(u32::MAX) }
-            }
-            RootSpec::Scratch | RootSpec::Host => GuestRoot::Overlay { layers: 0 },
-        },
+        root: root(spec),
         moment: moment()?,
         secrets_bytes: spec.resources.secrets_bytes.unwrap_or(defaults.secrets_bytes),
         pids_max: spec.resources.pids_max.map(u64::from),
@@ -46,6 +46,17 @@ pub fn guest_setup(place: &Place, spec: &SandboxSpec, defaults: &MachineDefaults
     })
 }
 
+fn root(spec: &SandboxSpec) -> GuestRoot {
+    match &spec.root {
+        _ if spec.lasting.is_some() => {
+            let own_resolver = spec.binds.iter().any(|bind| bind.target == Path::new(RESOLVERS));
+            GuestRoot::Served { own_resolver }
+        }
+        RootSpec::Layers { layers } => GuestRoot::Overlay { layers: u32::try_from(layers.len()).unwrap_or(u32::MAX) },
+        RootSpec::Scratch | RootSpec::Host => GuestRoot::Overlay { layers: 0 },
+    }
+}
+
 /// Capabilities of processes, as bits. The kernel is the machine's own, so any may be added.
 pub fn capabilities(spec: &SandboxSpec) -> Result<u64> {
     let all = capability::of_kernel();
@@ -56,7 +67,11 @@ pub fn capabilities(spec: &SandboxSpec) -> Result<u64> {
 pub fn identity(place: &Place, spec: &SandboxSpec) -> Identity {
     Identity {
         hostname: spec.hostname.clone().unwrap_or_else(|| place.id.as_str().to_owned()),
-        machine_id: machine_id(&place.id),
+        machine_id: match &spec.lasting {
+            // Whoever comes back to the same files is the same.
+            Some(lasting) => machine_id(lasting.dir.as_os_str().as_bytes()),
+            None => machine_id(place.id.as_str().as_bytes()),
+        },
         network: place.network.as_ref().map(|network| GuestNetwork {
             mac: network.mac,
             address: network.address,
@@ -69,8 +84,8 @@ pub fn identity(place: &Place, spec: &SandboxSpec) -> Identity {
 }
 
 /// Another for each sandbox, and the same for one that lay on disk in between.
-fn machine_id(id: &SandboxId) -> String {
-    let digest = Sha256::new().chain_update(b"moat machine-id ").chain_update(id.as_str()).finalize();
+fn machine_id(of: &[u8]) -> String {
+    let digest = Sha256::new().chain_update(b"moat machine-id ").chain_update(of).finalize();
     hex(digest.get(..16).unwrap_or_default())
 }
 

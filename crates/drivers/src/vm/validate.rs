@@ -26,8 +26,17 @@ const NOFILE_MIN: u64 = 16;
 /// What the kernel inside allows without being told otherwise.
 const NOFILE_MAX: u64 = 1 << 20;
 
+/// What of the host a monitor shows its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shows {
+    /// Disks.
+    Disks,
+    /// Directories, too: a root that outlives the machine, and what is shown in it.
+    Directories,
+}
+
 /// Checks everything that does not depend on the monitor.
-pub fn check(spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<()> {
+pub fn check(spec: &SandboxSpec, defaults: &MachineDefaults, shows: Shows) -> Result<()> {
     let unsupported = |why: String| Err(Error::new(ErrorKind::Unsupported, why));
     if !Isolation::Microvm.satisfies(spec.isolation) {
         return unsupported(format!("isolation: {} was asked for, this driver gives microvm", spec.isolation));
@@ -42,18 +51,13 @@ pub fn check(spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<()> {
             let why = "a machine cannot show paths of the host; use a template of an image, or scratch";
             return unsupported(format!("root: {why}"));
         }
-        RootSpec::Layers { layers } if layers.len() > LAYERS_MAX => {
+        RootSpec::Layers { layers } if layers.len() > LAYERS_MAX && spec.lasting.is_none() => {
             let why = format!("{} layers are more than the {LAYERS_MAX} disks of a machine", layers.len());
             return unsupported(format!("root.layers: {why}; make the image anew"));
         }
         RootSpec::Layers { .. } | RootSpec::Scratch => {}
     }
-    if !spec.binds.is_empty() {
-        return unsupported("binds: a machine cannot show directories of the host".to_owned());
-    }
-    if spec.lasting.is_some() {
-        return unsupported("lasting: what a machine writes ends with it; ask for isolation container".to_owned());
-    }
+    directories(spec, shows)?;
     if !spec.host.is_none() {
         return unsupported("host: a machine has a kernel of its own, and no namespace of the host's".to_owned());
     }
@@ -67,6 +71,30 @@ pub fn check(spec: &SandboxSpec, defaults: &MachineDefaults) -> Result<()> {
     capabilities(spec)?;
     sizes(&spec.resources, defaults)?;
     refuse_memory_reserve(&spec.resources)
+}
+
+/// Directories of the host are shown in a root that is one.
+fn directories(spec: &SandboxSpec, shows: Shows) -> Result<()> {
+    let lasts = spec.lasting.is_some();
+    let refused = [
+        (
+            lasts && shows == Shows::Disks,
+            "lasting: this monitor shows a machine no directory of the host: use driver qemu, or isolation container",
+        ),
+        (lasts && spec.restore.is_some(), "restore: a snapshot holds the whole machine, and no root that outlives it"),
+        (
+            lasts && spec.resources.disk_bytes.is_some(),
+            "resources.disk_bytes: what lasts lies on the host's disk, where nothing counts it: leave it out",
+        ),
+        (
+            !lasts && !spec.binds.is_empty(),
+            "binds: a machine is shown directories of the host only in a root that lasts",
+        ),
+    ];
+    match refused.into_iter().find(|(asked, _)| *asked) {
+        Some((_, why)) => Err(Error::new(ErrorKind::Unsupported, why)),
+        None => Ok(()),
+    }
 }
 
 fn refuse_memory_reserve(asked: &Resources) -> Result<()> {
@@ -117,7 +145,7 @@ mod tests {
 
     use moat_model::Namespace;
     use moat_model::network::NetworkSpec;
-    use moat_model::spec::RootLayer;
+    use moat_model::spec::{Bind, BindIds, LastingRoot, RootLayer};
 
     use super::*;
 
@@ -133,6 +161,7 @@ mod tests {
     #[test]
     fn every_refusal_names_its_field() {
         let defaults = MachineDefaults::default();
+        let check = |spec: &SandboxSpec, defaults: &MachineDefaults| check(spec, defaults, Shows::Disks);
         check(&spec(), &defaults).unwrap();
         check(&SandboxSpec { isolation: Isolation::Container, ..spec() }, &defaults).unwrap();
         let layer = RootLayer { digest: "a".repeat(64), path: PathBuf::from("/x") };
@@ -153,6 +182,24 @@ mod tests {
             (with(Resources { cpu_quota_millis: Some(1_000_000), ..none() }), "resources.cpu_quota_millis"),
         ] {
             let refusal = check(&spec, &defaults).unwrap_err();
+            assert_eq!(refusal.doing.split(':').next(), Some(named), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn directories_are_shown_in_roots_that_last_by_those_who_show_any() {
+        let bind = Bind { source: "/a".into(), target: "/b".into(), read_only: true, ids: BindIds::Node };
+        let lasting = LastingRoot { dir: "/jail".into(), uid_base: 1 << 20 };
+        let lasts = SandboxSpec { lasting: Some(lasting), binds: vec![bind], ..spec() };
+        let defaults = MachineDefaults::default();
+        check(&lasts, &defaults, Shows::Directories).unwrap();
+        let disk = Resources { disk_bytes: Some(1 << 30), ..Resources::default() };
+        for (spec, shows, named) in [
+            (lasts.clone(), Shows::Disks, "lasting"),
+            (SandboxSpec { lasting: None, ..lasts.clone() }, Shows::Directories, "binds"),
+            (SandboxSpec { resources: disk, ..lasts.clone() }, Shows::Directories, "resources.disk_bytes"),
+        ] {
+            let refusal = check(&spec, &defaults, shows).unwrap_err();
             assert_eq!(refusal.doing.split(':').next(), Some(named), "{refusal}");
         }
     }

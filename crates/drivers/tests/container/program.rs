@@ -71,6 +71,7 @@ fn config(host: &Host, args: &[&str]) -> LaunchConfig {
             path: PathBuf::from("/probe"),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             uid: VMM_UID,
+            serves: None,
             descriptors: 0,
             tap: None,
             devices: Vec::new(),
@@ -331,7 +332,7 @@ async fn a_program_that_cannot_be_started_is_said_so() {
     let Some(host) = Host::new("program failures") else { return };
     let cases: [(&str, &str, Spoil); 8] = [
         ("program", "it runs in a jail or not at all", |c| c.jail = None),
-        ("program", "user 0: it is one of 1 to 65535", |c| program(c).uid = 0),
+        ("program", "it is root of its namespaces if it serves files, and only then", |c| program(c).uid = 0),
         ("program", "user 65536: it is one of 1 to 65535", |c| program(c).uid = 65_536),
         ("program", "1 descriptors came, 1 and one for its output are announced (at most 32)", |c| {
             program(c).descriptors = 1;

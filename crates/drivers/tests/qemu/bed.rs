@@ -104,19 +104,28 @@ impl Bed {
 
     /// Creates and starts; panics with the whole error.
     pub async fn machine(&self, spec: SandboxSpec) -> Vm {
-        let mut vm = self.created(self.driver.clone(), spec).await;
+        self.machine_at(self.place(), spec).await
+    }
+
+    /// The same at a place.
+    pub async fn machine_at(&self, place: Place, spec: SandboxSpec) -> Vm {
+        let mut vm = created_at(place, self.driver.clone(), spec).await;
         vm.guest = Some(vm.driver.start(vm.record()).await.map_err(|e| e.chain()).expect("start"));
         vm
     }
 
     /// Creates one that nobody has started to speak with.
     pub async fn created(&self, driver: Arc<QemuDriver>, spec: SandboxSpec) -> Vm {
-        let mut vm = Vm { driver, place: self.place(), spec, record: None, guest: None };
-        vm.driver.validate(&vm.spec).map_err(|e| e.chain()).expect("validate");
-        let record = vm.driver.create(&vm.place, &vm.spec).await.map_err(|e| e.chain()).expect("create");
-        vm.record = Some(record);
-        vm
+        created_at(self.place(), driver, spec).await
     }
+}
+
+async fn created_at(place: Place, driver: Arc<QemuDriver>, spec: SandboxSpec) -> Vm {
+    let mut vm = Vm { driver, place, spec, record: None, guest: None };
+    vm.driver.validate(&vm.spec).map_err(|e| e.chain()).expect("validate");
+    let record = vm.driver.create(&vm.place, &vm.spec).await.map_err(|e| e.chain()).expect("create");
+    vm.record = Some(record);
+    vm
 }
 
 fn driver(machines: &Machines, guest: &Path, dir: &Path) -> QemuDriver {

@@ -8,5 +8,6 @@ mod conformance;
 mod hostile;
 mod jail;
 mod keep;
+mod lasting;
 mod life;
 mod refusals;

@@ -15,8 +15,9 @@ const TRANSPORTS: [&str; 2] = ["virtio_pci", "virtio_mmio"];
 /// What no guest can do without: disks, the agent's channel, and the file systems of its root.
 const NEEDED: [&str; 6] = ["virtio_blk", "virtio_net", "virtio_console", "erofs", "overlay", "ext4"];
 /// What makes a guest better: randomness from the host, memory given back, another channel, connections
-/// of an earlier address that can be found and reset.
-const WELCOME: [&str; 5] = ["virtio_rng", "virtio_balloon", "vmw_vsock_virtio_transport", "tcp_diag", "udp_diag"];
+/// of an earlier address that can be found and reset, roots that outlive it.
+const WELCOME: [&str; 6] =
+    ["virtio_rng", "virtio_balloon", "vmw_vsock_virtio_transport", "tcp_diag", "udp_diag", "virtiofs"];
 
 /// One module.
 #[derive(Debug, Clone, PartialEq, Eq)]

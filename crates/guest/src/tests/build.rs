@@ -40,7 +40,7 @@ fn what_was_built_is_what_is_opened_and_verified() {
     assert_eq!(opened.image.kernel_version, VERSION);
     let line = format!(
         "kernel {VERSION}, 12 modules, without virtio_balloon, \
-        vmw_vsock_virtio_transport, tcp_diag, udp_diag"
+        vmw_vsock_virtio_transport, tcp_diag, udp_diag, virtiofs"
     );
     assert_eq!(opened.describe(), line);
 

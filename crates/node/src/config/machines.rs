@@ -78,6 +78,8 @@ pub enum Accelerator {
 pub struct QemuConfig {
     /// The program: a path, or a name on the path.
     pub program: PathBuf,
+    /// What serves roots that outlive their machines; absent: where distributions put it.
+    pub virtiofsd: Option<PathBuf>,
     /// What executes the guest's instructions.
     pub accelerator: Accelerator,
 }
@@ -85,7 +87,7 @@ pub struct QemuConfig {
 impl Default for QemuConfig {
     fn default() -> Self {
         let program = format!("qemu-system-{}", std::env::consts::ARCH);
-        Self { program: PathBuf::from(program), accelerator: Accelerator::Auto }
+        Self { program: PathBuf::from(program), virtiofsd: None, accelerator: Accelerator::Auto }
     }
 }
 
@@ -179,6 +181,7 @@ pub struct RawGuest {
 #[serde(deny_unknown_fields)]
 pub struct RawQemu {
     pub program: Option<PathBuf>,
+    pub virtiofsd: Option<PathBuf>,
     pub accelerator: Option<Accelerator>,
 }
 
@@ -227,6 +230,7 @@ pub(super) fn qemu(raw: RawQemu) -> Result<QemuConfig, Fault> {
     let base = QemuConfig::default();
     Ok(QemuConfig {
         program: program("qemu.program", raw.program)?.unwrap_or(base.program),
+        virtiofsd: absolute("qemu.virtiofsd", raw.virtiofsd)?,
         accelerator: raw.accelerator.unwrap_or(base.accelerator),
     })
 }
@@ -339,6 +343,12 @@ pub(super) const GUEST: &[Key] = &[
 pub(super) const QEMU: &[Key] = &[
     key("program", "path or name", "`qemu-system-` and the architecture", "The monitor; 7.2 or newer."),
     key(
+        "virtiofsd",
+        "path",
+        "where distributions put it",
+        "What serves the roots of jails in machines: QEMU's own (package qemu-system-common of Debian 12) or the later one.",
+    ),
+    key(
         "accelerator",
         "`auto`, `kvm` or `tcg`",
         "`auto`",
@@ -397,7 +407,7 @@ mod tests {
     fn everything_written_is_what_is_meant() {
         let all = toml(
             "[guest]\ndir = '/g'\nmemory = '256MiB'\nvcpus = 2\ndisk = '1GiB'\nmachines_dir = '/m'\n\
-             [qemu]\nprogram = '/usr/bin/qemu'\naccelerator = 'tcg'\n\
+             [qemu]\nprogram = '/usr/bin/qemu'\nvirtiofsd = '/v'\naccelerator = 'tcg'\n\
              [firecracker]\nprogram = '/f'\njailer = 'jailer-1'\nbin_path = ['/opt']\nkernel_filepath = '/k'\n\
              rootfs_filepath = '/r'\ncpu_template = 'T2'\n\
              rate_limiters = { bandwidth = { size = 10, refill_time = 100, one_time_burst = 5 } }",
@@ -405,7 +415,12 @@ mod tests {
         assert_eq!(all.guest.dir, Some(PathBuf::from("/g")));
         assert_eq!((all.guest.memory_bytes, all.guest.vcpus, all.guest.disk_bytes), (256 << 20, 2, 1 << 30));
         assert_eq!(all.guest.machines_dir, Some(PathBuf::from("/m")));
-        assert_eq!(all.qemu, QemuConfig { program: PathBuf::from("/usr/bin/qemu"), accelerator: Accelerator::Tcg });
+        let qemu = QemuConfig {
+            program: PathBuf::from("/usr/bin/qemu"),
+            virtiofsd: Some(PathBuf::from("/v")),
+            accelerator: Accelerator::Tcg,
+        };
+        assert_eq!(all.qemu, qemu);
         let fc = all.firecracker;
         assert_eq!((fc.program, fc.jailer), (PathBuf::from("/f"), PathBuf::from("jailer-1")));
         assert_eq!((fc.kernel_filepath, fc.rootfs_filepath), (Some("/k".into()), Some("/r".into())));

@@ -47,6 +47,8 @@ pub(super) fn qemu(config: &NodeConfig, binary: &AgentBinary) -> Result<Arc<dyn 
             Accelerator::Kvm => AcceleratorChoice::Kvm,
             Accelerator::Tcg => AcceleratorChoice::Tcg,
         },
+        virtiofsd: settings.virtiofsd.clone(),
+        disk_ids: config.container.disk_ids,
         machine: defaults(config),
         cgroup_parent: config.container.cgroup_parent.clone(),
         guest_dir: config.guest_dir(),

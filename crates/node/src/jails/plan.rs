@@ -9,7 +9,7 @@ use moat_model::network::NetworkSpec;
 use moat_model::spec::{
     Bind, BindIds, LastingRoot, Origin, Owner, ProcessDefaults, Resources, RootSpec, Security, Signal, StopSpec,
 };
-use moat_model::{ErrorKind, ProcessSpec, SandboxSpec};
+use moat_model::{ErrorKind, Isolation, ProcessSpec, SandboxSpec};
 
 use crate::error::{Error, Result};
 
@@ -57,6 +57,10 @@ pub(super) fn resources(shared: &Shared, record: &JailRecord) -> Result<Resource
     // Its files lie on the disk of the host, whose file system has no quota for them.
     let beneath = Resources { disk_bytes: None, ..shared.base.resources.clone() };
     let mut resources = asked.over(&beneath);
+    if record.spec.isolation == Isolation::Microvm {
+        // The host does not see which of a machine's memory is in use.
+        resources.memory_reserve_bytes = asked.memory_reserve_bytes;
+    }
     // A bound the user lowers may pass what the node protects.
     if let (Some(memory), Some(reserve)) = (resources.memory_bytes, resources.memory_reserve_bytes) {
         resources.memory_reserve_bytes = Some(reserve.min(memory));

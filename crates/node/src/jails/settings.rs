@@ -4,13 +4,13 @@ use std::net::Ipv4Addr;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
-use moat_model::ErrorKind;
 use moat_model::jail::property::{self, Supported};
 use moat_model::jail::{
     ChangeJail, JailLimit, JailMount, JailSpec, MountKind, PRIORITY_DEFAULT, Redirect, Setting, limit,
 };
 use moat_model::network::Protocol;
 use moat_model::spec::Resources;
+use moat_model::{ErrorKind, Isolation};
 
 use crate::error::{Error, Result};
 
@@ -304,25 +304,32 @@ async fn relimited(claim: &Claim) -> Result<()> {
     let Some(id) = record.sandbox.as_ref().filter(|_| life::is_up(shared, &record)) else { return Ok(()) };
     let planned = plan::resources(shared, &record)?;
     let Some(now) = shared.base.engine.spec(id) else { return Ok(()) };
-    match live(&now.resources, planned) {
+    match live(&now.resources, planned, record.spec.isolation) {
         Some(wanted) => shared.base.engine.relimit(id, wanted).await.map(drop),
         None => Ok(()),
     }
 }
 
 /// What of `planned` can be had at once and is not there yet. Open files are what each process got when it was started, and
-/// groups of version 1 for CPUs are joined at the start.
-fn live(now: &Resources, planned: Resources) -> Option<Resources> {
+/// groups of version 1 for CPUs are joined at the start; a machine has the memory it was started with, and its kernel counts
+/// its processes.
+fn live(now: &Resources, planned: Resources, isolation: Isolation) -> Option<Resources> {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // A quota that is taken away cannot bind: as many CPUs as there are.
     let no_quota = || now.cpu_quota_millis.map(|_| u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(1000));
-    let wanted = Resources {
-        memory_bytes: planned.memory_bytes,
-        memory_reserve_bytes: planned.memory_reserve_bytes,
+    let of_any = Resources {
         cpu_weight: planned.cpu_weight,
         cpu_quota_millis: planned.cpu_quota_millis.or_else(no_quota),
-        pids_max: planned.pids_max,
         ..Resources::default()
+    };
+    let wanted = match isolation {
+        Isolation::Microvm => of_any,
+        Isolation::Container | Isolation::Process => Resources {
+            memory_bytes: planned.memory_bytes,
+            memory_reserve_bytes: planned.memory_reserve_bytes,
+            pids_max: planned.pids_max,
+            ..of_any
+        },
     };
     (wanted.over(now) != *now).then_some(wanted)
 }

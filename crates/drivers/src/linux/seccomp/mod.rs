@@ -55,9 +55,17 @@ pub fn default_filters(capabilities: u64) -> Result<Vec<Vec<u8>>, SeccompError> 
     if let Some(filters) = compiled.get(&opening) {
         return Ok(filters.clone());
     }
-    let filters = vec![to_bytes(&allow_list(opening)?), to_bytes(&not_implemented()?)];
+    let filters = vec![to_bytes(&allow_list(opening, &[])?), to_bytes(&not_implemented()?)];
     compiled.insert(opening, filters.clone());
     Ok(filters)
+}
+
+/// The same for a program that serves files: each of its threads has a working directory of its own, for which `unshare` takes
+/// [`libc::CLONE_FS`] and here nothing else.
+pub fn filters_of_file_server(capabilities: u64) -> Result<Vec<Vec<u8>>, SeccompError> {
+    let own_directory = Arguments::OneOf { at: 0, values: &[libc::CLONE_FS as u32] };
+    let unshare = (libc::SYS_unshare, rule_chain(&own_directory, capabilities)?);
+    Ok(vec![to_bytes(&allow_list(capabilities & opening_mask(), &[unshare])?), to_bytes(&not_implemented()?)])
 }
 
 /// The capabilities that open anything.
@@ -79,7 +87,7 @@ fn architecture() -> Result<TargetArch, SeccompError> {
     TargetArch::try_from(std::env::consts::ARCH).map_err(|_| SeccompError::Architecture(std::env::consts::ARCH))
 }
 
-fn allow_list(capabilities: u64) -> Result<BpfProgram, SeccompError> {
+fn allow_list(capabilities: u64, also: &[(i64, Vec<SeccompRule>)]) -> Result<BpfProgram, SeccompError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for (_, call) in table::ALLOWED.iter().chain(table::ALLOWED_LEGACY) {
         rules.insert(*call, Vec::new());
@@ -92,6 +100,7 @@ fn allow_list(capabilities: u64) -> Result<BpfProgram, SeccompError> {
         let chain = if lifted { Vec::new() } else { rule_chain(&conditional.arguments, capabilities)? };
         rules.insert(conditional.call.1, chain);
     }
+    rules.extend(also.iter().cloned());
     let filter =
         SeccompFilter::new(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, architecture()?)?;
     Ok(filter.try_into()?)

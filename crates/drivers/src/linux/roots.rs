@@ -24,8 +24,8 @@ use moat_model::spec::RootLayer;
 use moat_model::{ErrorKind, SandboxId};
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::driver::{make_private_dir, remove_dir};
-use crate::linux::erofs;
+use super::directory::{make_private_dir, remove_dir};
+use super::erofs;
 
 /// How long a mount nobody uses is kept: the next sandbox of the same template is likely to come soon.
 const WARM: Duration = Duration::from_secs(600);
@@ -42,7 +42,7 @@ struct Shared {
 
 /// The layers mounted on this host.
 #[derive(Debug)]
-pub(super) struct Roots {
+pub struct Roots {
     dir: PathBuf,
     mounted: Mutex<BTreeMap<String, Shared>>,
     /// Somebody already waits to take away what got cold.
@@ -51,7 +51,7 @@ pub(super) struct Roots {
 
 impl Roots {
     /// Takes over what an earlier daemon left, and removes what nobody uses.
-    pub(super) fn new(dir: PathBuf) -> Arc<Self> {
+    pub fn new(dir: PathBuf) -> Arc<Self> {
         let roots = Self { dir, mounted: Mutex::default(), waiting: AtomicBool::new(false) };
         if let Err(error) = roots.take_over() {
             tracing::warn!(dir = %roots.dir.display(), error = error.chain(), "mounts of an earlier daemon");
@@ -60,13 +60,13 @@ impl Roots {
     }
 
     /// Where it is noted what a sandbox is made of: a resource of the sandbox.
-    pub(super) fn note_of(&self, id: &SandboxId) -> PathBuf {
+    pub fn note_of(&self, id: &SandboxId) -> PathBuf {
         self.users().join(id.as_str())
     }
 
     /// Notes that this sandbox uses these layers and returns where they are mounted, in their order. Of a layer that is there
     /// twice only the upper one counts: everything in the lower one is hidden by it.
-    pub(super) fn mount(&self, id: &SandboxId, layers: &[RootLayer]) -> Result<Vec<PathBuf>> {
+    pub fn mount(&self, id: &SandboxId, layers: &[RootLayer]) -> Result<Vec<PathBuf>> {
         let note = self.note_of(id);
         make_private_dir(&note)?;
         for layer in layers {
@@ -109,12 +109,12 @@ impl Roots {
     }
 
     /// Whether a resource is a note of ours.
-    pub(super) fn is_note(&self, path: &Path) -> bool {
+    pub fn is_note(&self, path: &Path) -> bool {
         path.parent() == Some(&self.users())
     }
 
     /// Forgets what a sandbox was made of. Needs a runtime around it, for what becomes cold later.
-    pub(super) fn forget(self: &Arc<Self>, note: &Path) -> Result<()> {
+    pub fn forget(self: &Arc<Self>, note: &Path) -> Result<()> {
         let mut mounted = self.lock();
         for digest in names(note)? {
             if let Some(shared) = mounted.get_mut(&digest) {

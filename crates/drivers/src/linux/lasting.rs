@@ -16,7 +16,7 @@ use crate::lasting::remove;
 const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Looks at the directory, and removes what an overlay that ended in the middle of something left for itself.
-pub(super) async fn prepare(lasting: &LastingRoot, uid_base: u32) -> Result<()> {
+pub async fn prepare(lasting: &LastingRoot, uid_base: u32) -> Result<()> {
     if lasting.uid_base != uid_base {
         let what = format!("lasting.uid_base: {} was asked for and {uid_base} given", lasting.uid_base);
         return Err(Error::new(ErrorKind::Internal, what));
@@ -36,7 +36,7 @@ pub(super) async fn prepare(lasting: &LastingRoot, uid_base: u32) -> Result<()> 
 }
 
 /// What was written survives the power from now on. Nothing that happens here keeps a sandbox from having ended.
-pub(super) async fn write_out(dir: PathBuf) {
+pub async fn write_out(dir: PathBuf) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let shown = dir.display().to_string();
     let write = move || openat(CWD, &dir, flags, Mode::empty()).and_then(syncfs);
