@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use moat_model::lifecycle::{CaptureKind, Deadlines, Request, SandboxView, State, Step};
+use moat_model::lifecycle::{CaptureKind, Deadlines, PhaseName, Request, SandboxView, State, Step};
 use moat_model::network::NetworkSpec;
 use moat_model::spec::{ClaimSpec, Resources, StopSpec};
 use moat_model::{ErrorKind, SandboxId, SandboxSpec};
@@ -25,6 +25,8 @@ const OTHERS_MAX: usize = 64;
 /// An actor never waits inside a turn, and what it answers late has a bound of its own. Nothing heard for longer than this:
 /// it is gone.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// An agent answers a new daemon in milliseconds, in an emulated machine on a busy host in seconds.
+const GREETED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Something asked of an actor.
 #[derive(Debug)]
@@ -283,8 +285,9 @@ impl Handle {
         Arc::clone(&self.signals.specs.borrow())
     }
 
-    /// The agent, if it may be used now.
+    /// The agent, if it may be used now. Whoever asks while a daemon that has just come up greets it still waits for that.
     pub async fn guest(&self) -> Result<Arc<dyn Guest>> {
+        self.wait_for(Instant::now() + GREETED_WITHIN, |view| view.phase != PhaseName::Recovering).await;
         self.ask(&self.other, |reply| Ask::Guest { reply }).await?
     }
 

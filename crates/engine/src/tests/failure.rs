@@ -202,6 +202,17 @@ async fn recovery_ends_in_one_of_three_named_ways() {
     b.assert_clean();
 }
 
+/// A daemon that has just come up may still be greeting it: no reason to send anybody away.
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_a_recovering_agent_waits_for_what_comes_of_it() {
+    let (b, engine) = reopened(|fake| fake.hang_at = Some(FakeStep::Recover)).await;
+    assert_eq!(engine.get(&id(1)).unwrap().phase, PhaseName::Recovering);
+    let refused = engine.guest(&id(1)).await.err().unwrap();
+    assert!(!refused.to_string().contains("recovering"), "{refused}");
+    assert!(matches!(ended(&engine, 1).await.cause, Some(Cause::Lost { .. })));
+    b.assert_clean();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_recovering_sandbox_can_be_deleted() {
     let (b, engine) = reopened(|fake| fake.hang_at = Some(FakeStep::Recover)).await;
