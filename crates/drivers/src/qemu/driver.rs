@@ -36,6 +36,7 @@ use crate::vm::connections::Connections;
 use crate::vm::endpoint::{AgentChannel, MachineEndpoint, said};
 use crate::vm::machine::Machine;
 use crate::vm::process::{DiskStamp, Vmm};
+use crate::vm::setup::lasting_machine_id;
 use crate::vm::snapshot::{DISK, Makeup, Manifest, host_cpu};
 use crate::vm::validate::Shows;
 use crate::vm::{disk, validate};
@@ -335,7 +336,11 @@ impl Driver for QemuDriver {
     }
 
     async fn create(&self, place: &Place, spec: &SandboxSpec) -> Result<Record> {
-        let machine = Machine::new(place, spec, &self.config.machine)?;
+        let mut machine = Machine::new(place, spec, &self.config.machine)?;
+        if let Some(lasting) = &spec.lasting {
+            lasting::prepare(lasting, place.uid_base).await?;
+            machine.setup.identity.machine_id = lasting_machine_id(&lasting.dir)?;
+        }
         let record = machine.to_record(NAME, RECORD_VERSION)?;
         make_private_dir(&machine.run_dir)?;
         make_private_dir(&machine.data_dir)?;
@@ -344,9 +349,6 @@ impl Driver for QemuDriver {
             self.hierarchy().remove(&machine.cgroup).await?;
         }
         self.hierarchy().create(&machine.cgroup, &self.limits(&spec.resources, Root::of(spec.lasting.is_some())))?;
-        if let Some(lasting) = &spec.lasting {
-            lasting::prepare(lasting, place.uid_base).await?;
-        }
         match &machine.restore {
             Some(dir) => self.place_kept(&machine, dir).await?,
             None => disk::make(&self.config.data_dir.join("blank"), machine.disk_bytes, &machine.disk()).await?,

@@ -1,6 +1,7 @@
 //! What the agent in a machine is told: from what was asked and where it was put.
 
-use std::os::unix::ffi::OsStrExt as _;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,16 +10,19 @@ use moat_agent::protocol::machine::{ENTROPY_LEN, GuestNetwork, GuestRoot, GuestS
 use moat_engine::driver::Place;
 use moat_engine::error::{Error, Result};
 use moat_model::spec::RootSpec;
-use moat_model::{ErrorKind, SandboxSpec};
+use moat_model::{ErrorKind, SandboxId, SandboxSpec};
 use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest as _, Sha256};
 
 use super::config::MachineDefaults;
+use super::process::replace_file;
 use crate::linux::capability;
 
 /// Unacknowledged output kept for each stream of the main process: as in a container.
 const OUTPUT_BUFFER_BYTES: usize = 512 << 10;
 
+/// Digits of a machine-id.
+const MACHINE_ID_LEN: usize = 32;
 /// Where programs look for who resolves names.
 const RESOLVERS: &str = "/etc/resolv.conf";
 
@@ -67,11 +71,7 @@ pub fn capabilities(spec: &SandboxSpec) -> Result<u64> {
 pub fn identity(place: &Place, spec: &SandboxSpec) -> Identity {
     Identity {
         hostname: spec.hostname.clone().unwrap_or_else(|| place.id.as_str().to_owned()),
-        machine_id: match &spec.lasting {
-            // Whoever comes back to the same files is the same.
-            Some(lasting) => machine_id(lasting.dir.as_os_str().as_bytes()),
-            None => machine_id(place.id.as_str().as_bytes()),
-        },
+        machine_id: machine_id(&place.id),
         network: place.network.as_ref().map(|network| GuestNetwork {
             mac: network.mac,
             address: network.address,
@@ -84,20 +84,40 @@ pub fn identity(place: &Place, spec: &SandboxSpec) -> Identity {
 }
 
 /// Another for each sandbox, and the same for one that lay on disk in between.
-fn machine_id(of: &[u8]) -> String {
-    let digest = Sha256::new().chain_update(b"moat machine-id ").chain_update(of).finalize();
+fn machine_id(id: &SandboxId) -> String {
+    let digest = Sha256::new().chain_update(b"moat machine-id ").chain_update(id.as_str()).finalize();
     hex(digest.get(..16).unwrap_or_default())
+}
+
+/// The id of whoever comes back to the same files, kept beside them: nobody else's, also not that of a copy of them.
+pub fn lasting_machine_id(dir: &Path) -> Result<String> {
+    let path = dir.join("machine-id");
+    let failed = |e: io::Error| Error::caused_by(ErrorKind::Internal, format!("keep {}", path.display()), e);
+    match fs::read_to_string(&path) {
+        Ok(text) if text.trim_end().len() == MACHINE_ID_LEN => return Ok(text.trim_end().to_owned()),
+        // One that was cut short is made anew.
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
+    }
+    let text = hex(random()?.get(..MACHINE_ID_LEN / 2).unwrap_or_default());
+    replace_file(&path, format!("{text}\n").as_bytes())?;
+    Ok(text)
 }
 
 /// Now, and bytes nobody else has.
 pub fn moment() -> Result<Moment> {
+    Ok(Moment { unix_nanos: unix_nanos(), entropy: hex(&random()?) })
+}
+
+fn random() -> Result<[u8; ENTROPY_LEN]> {
     let mut entropy = [0; ENTROPY_LEN];
     let filled = getrandom(&mut entropy, GetRandomFlags::empty())
-        .map_err(|e| Error::caused_by(ErrorKind::Internal, "take randomness from the host", std::io::Error::from(e)))?;
+        .map_err(|e| Error::caused_by(ErrorKind::Internal, "take randomness from the host", io::Error::from(e)))?;
     if filled != ENTROPY_LEN {
         return Err(Error::new(ErrorKind::Internal, "the host gave less randomness than asked"));
     }
-    Ok(Moment { unix_nanos: unix_nanos(), entropy: hex(&entropy) })
+    Ok(entropy)
 }
 
 /// Nanoseconds since 1970 by the host's clock.

@@ -84,6 +84,11 @@ async fn what_is_written_is_there_for_the_next() {
     assert_eq!(next.sh(seen).await, "kept\nn\nmine\nkept\n/local:\n\n/secrets:\ngone");
     assert_eq!(next.sh("cat /etc/machine-id").await, machine, "whoever comes back to the same files is the same");
     next.end().await;
+    // Another directory of the same files is another's.
+    let other = directory(&bed, "copy");
+    let third = started(&bed, lasting(&bed, &other)).await;
+    assert_ne!(third.sh("cat /etc/machine-id").await, machine);
+    third.end().await;
 }
 
 /// It stands still and goes on, is found by the next daemon, and is kept by nobody.
