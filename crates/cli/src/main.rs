@@ -21,6 +21,7 @@ mod nats_server;
 mod network;
 mod output;
 mod parse;
+mod port;
 mod program;
 mod progress;
 mod rest;

@@ -5,7 +5,7 @@
 //! the node can say goodbye over a connection that still lives. If it dies it is started again.
 
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,11 +14,13 @@ use std::time::Duration;
 use moat_model::ErrorKind;
 use rand::TryRngCore;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
+use crate::port::reserve;
 
 /// User of the control account.
 pub const CONTROL_USER: &str = "moat";
@@ -47,6 +49,8 @@ pub struct NatsServer {
     port: u16,
     password: String,
     child: Child,
+    /// Keeps a port that was chosen from others, also while the server is started anew.
+    _reserved: Option<TcpSocket>,
 }
 
 impl NatsServer {
@@ -57,11 +61,11 @@ impl NatsServer {
         // nats-server may change its directory.
         let dir = dir.canonicalize().map_err(|e| Failure::file("find directory", dir, &e))?;
         end_leftover(&dir).await?;
-        let port = choose_port(port)?;
+        let (port, reserved) = choose_port(port)?;
         let password = secret()?;
         write_config(&dir, port, &password)?;
         let child = spawn(&program, &dir)?;
-        let mut server = Self { program, dir, port, password, child };
+        let mut server = Self { program, dir, port, password, child, _reserved: reserved };
         server.ready().await?;
         Ok(server)
     }
@@ -181,14 +185,14 @@ fn find(given: Option<&Path>) -> Result<PathBuf, Failure> {
     )
 }
 
-fn choose_port(wanted: u16) -> Result<u16, Failure> {
+/// The server must have the same port after a restart, so it is chosen here, and kept meanwhile.
+fn choose_port(wanted: u16) -> Result<(u16, Option<TcpSocket>), Failure> {
     if wanted != 0 {
-        return Ok(wanted);
+        return Ok((wanted, None));
     }
-    // The server must have the same port after a restart, so it is chosen here. If somebody takes it in between, the
-    // start fails and says so.
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| Failure::internal("find a free port", e))?;
-    Ok(listener.local_addr().map_err(|e| Failure::internal("find a free port", e))?.port())
+    let (address, reserved) =
+        reserve((Ipv4Addr::LOCALHOST, 0).into()).map_err(|e| Failure::internal("find a free port", e))?;
+    Ok((address.port(), Some(reserved)))
 }
 
 /// 24 random bytes as hex.

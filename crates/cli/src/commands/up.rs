@@ -3,7 +3,7 @@
 //! The command to try things out with: what it started ends with it. A node that is to outlive a terminal is `moat node
 //! up` under a service manager.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use moat_model::ErrorKind;
 use moat_node::config::{ApiConfig, Secret};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 use super::node::{NodeArgs, attend};
@@ -21,6 +22,7 @@ use crate::credentials::{self, Published};
 use crate::failure::Failure;
 use crate::nats_server::{CONTROL_USER, NatsServer};
 use crate::output::Output;
+use crate::port::reserve;
 use crate::session;
 
 /// How long to wait for the node's first answer before giving up on saying hello.
@@ -72,7 +74,7 @@ pub async fn run(global: &Global, output: &Output, args: UpArgs) -> Result<(), F
     if args.node.run_dir.is_none() && args.dir.is_some() {
         config.run_dir = dir.join("run");
     }
-    let api = settle(&mut config.api, output)?;
+    let (api, _reserved) = settle(&mut config.api, output)?;
     if global.server.is_some() || global.context.is_some() {
         return attend(output, config, args.leave_running).await;
     }
@@ -132,17 +134,21 @@ fn lock(dir: &Path) -> Result<std::fs::File, Failure> {
 }
 
 /// Decides where the REST API listens, so that other commands can be told: a port of 0 becomes a free one, and where the
-/// usual port is somebody else's, another is taken.
-fn settle(api: &mut ApiConfig, output: &Output) -> Result<Option<String>, Failure> {
+/// usual port is somebody else's, another is taken. The ports are kept from others as long as the sockets are.
+fn settle(api: &mut ApiConfig, output: &Output) -> Result<(Option<String>, Vec<TcpSocket>), Failure> {
+    let mut reserved = Vec::new();
     for address in &mut api.listen {
-        match TcpListener::bind(*address).and_then(|listener| listener.local_addr()) {
-            Ok(free) => *address = free,
+        match reserve(*address) {
+            Ok((free, socket)) => {
+                *address = free;
+                reserved.push(socket);
+            }
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && !api.explicit => {
-                let any = SocketAddr::new(address.ip(), 0);
-                let free = TcpListener::bind(any).and_then(|listener| listener.local_addr());
-                let free = free.map_err(|e| Failure::internal("find a free port for the REST API", e))?;
+                let (free, socket) = reserve(SocketAddr::new(address.ip(), 0))
+                    .map_err(|e| Failure::internal("find a free port for the REST API", e))?;
                 output.note(&format!("{address} is taken: the REST API listens on {free} instead"));
                 *address = free;
+                reserved.push(socket);
             }
             Err(error) => {
                 let kind = match error.kind() {
@@ -157,7 +163,7 @@ fn settle(api: &mut ApiConfig, output: &Output) -> Result<Option<String>, Failur
     }
     // What was free a moment ago and is not any more is an error from here on.
     api.explicit = true;
-    Ok(api.listen.first().map(|address| format!("http://{address}")))
+    Ok((api.listen.first().map(|address| format!("http://{address}")), reserved))
 }
 
 /// Says how to go on, once the node answers.
