@@ -234,7 +234,7 @@ pub enum Command {
     /// Upload a local program and start it
     #[command(visible_alias = "yeet")]
     Devrun(devrun::DevrunArgs),
-    /// List workloads
+    /// List workloads, and jails of the node whose API is known
     Ps(ps::PsArgs),
     /// Stop a workload
     Stop(stop::StopArgs),

@@ -3,16 +3,19 @@
 use clap::Args;
 use moat_api::client::Listed;
 use moat_api::sandbox::{InspectRequest, WorkloadView};
+use moat_model::jail::{JailState, JailView};
 use moat_model::lifecycle::PhaseName;
 use moat_model::workload::WorkloadKind;
 use moat_model::{Cause, NodeId, Timestamp};
 use owo_colors::Style;
+use serde::Serialize;
 
 use super::node::resolve;
 use crate::args::Global;
+use crate::credentials;
 use crate::failure::Failure;
 use crate::output::{Output, age, now};
-use crate::session;
+use crate::{rest, session};
 
 /// Which workloads.
 #[derive(Debug, Args)]
@@ -28,7 +31,27 @@ pub struct PsArgs {
     quiet: bool,
 }
 
-/// Lists the workloads of all nodes.
+/// A jail beside the workloads: it is a node's citizen like them, and what keeps it is the same.
+#[derive(Debug, Serialize)]
+struct ListedJail {
+    /// The sandbox it is, while it is up.
+    id: Option<String>,
+    name: String,
+    kind: &'static str,
+    isolation: Option<String>,
+    state: String,
+    created_at: Timestamp,
+}
+
+/// What is listed.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Row<'a> {
+    Workload(&'a Listed),
+    Jail(&'a ListedJail),
+}
+
+/// Lists the workloads of all nodes, and the jails of the one whose API this user knows of.
 pub async fn run(global: &Global, output: &Output, args: &PsArgs) -> Result<(), Failure> {
     let client = session::client(global).await?;
     let node = match &args.node {
@@ -41,14 +64,61 @@ pub async fn run(global: &Global, output: &Output, args: &PsArgs) -> Result<(), 
     for (silent, error) in &directory.unanswered {
         output.note(&format!("node {silent} did not answer: {}", error.chain()));
     }
+    let jails = if node.is_none() { jails(global, output, args.all).await? } else { Vec::new() };
     if output.json {
-        return output.document(&directory.workloads);
+        let workloads = directory.workloads.iter().map(Row::Workload);
+        return output.document(&workloads.chain(jails.iter().map(Row::Jail)).collect::<Vec<_>>());
     }
     if args.quiet {
-        return directory.workloads.iter().try_for_each(|w| output.line(&w.id));
+        let ids = directory.workloads.iter().map(|w| &w.id).chain(jails.iter().filter_map(|jail| jail.id.as_ref()));
+        return ids.into_iter().try_for_each(|id| output.line(id));
     }
-    let rows = directory.workloads.iter().map(|w| row(output, w, now())).collect();
+    let rows = directory.workloads.iter().map(|w| row(output, w, now()));
+    let rows = rows.chain(jails.iter().map(|jail| jail_row(output, jail, now()))).collect();
     output.table(["ID", "NAME", "NODE", "KIND", "ISOLATION", "STATE", "AGE"], rows)
+}
+
+/// Jails are asked for over REST, where this user knows of one: named, or of a running `moat up`.
+async fn jails(global: &Global, output: &Output, all: bool) -> Result<Vec<ListedJail>, Failure> {
+    if global.url.is_none() && credentials::find().is_none_or(|up| up.api.is_none()) {
+        return Ok(Vec::new());
+    }
+    let list = match rest::client(global)?.jails().await {
+        Ok(list) => list,
+        Err(error) => {
+            output.note(&format!("jails are not listed: {error}"));
+            return Ok(Vec::new());
+        }
+    };
+    let listed = |jail: JailView| ListedJail {
+        id: jail.sandbox.map(|id| id.to_string()),
+        name: jail.spec.name.to_string(),
+        kind: "jail",
+        isolation: jail.given,
+        state: match jail.state {
+            JailState::Up => "running".to_owned(),
+            JailState::Busy { doing } => doing,
+            JailState::Down { cause: None } => "stopped".to_owned(),
+            JailState::Down { cause: Some(cause) } => format!("stopped: {cause}"),
+        },
+        created_at: jail.created_at,
+    };
+    let wanted = |jail: &JailView| all || !matches!(jail.state, JailState::Down { .. });
+    Ok(list.jails.into_iter().filter(wanted).map(listed).collect())
+}
+
+fn jail_row(output: &Output, jail: &ListedJail, now: Timestamp) -> [String; 7] {
+    let style = if jail.state == "running" { Style::new().green() } else { Style::new() };
+    let missing = || "-".to_owned();
+    [
+        jail.id.clone().unwrap_or_else(missing),
+        jail.name.clone(),
+        missing(),
+        jail.kind.to_owned(),
+        jail.isolation.clone().unwrap_or_else(missing),
+        output.styled(&jail.state, style),
+        age(jail.created_at, now),
+    ]
 }
 
 fn row(output: &Output, listed: &Listed, now: Timestamp) -> [String; 7] {

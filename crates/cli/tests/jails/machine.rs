@@ -45,15 +45,17 @@ pub async fn all(machines: &Machines, programs: &Programs<'_>) {
 }
 
 fn is_a_machine(story: &mut Story) {
-    story.ok("moat jail create --isolation microvm vm 14.2-RELEASE 10.78.0.1");
-    story.ok("moat jail create beside 14.2-RELEASE 10.78.0.2");
+    story.ok("moat jail create --isolation microvm vm 14.2-RELEASE 10.79.0.1");
+    story.ok("moat jail create beside 14.2-RELEASE 10.79.0.2");
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_eq!(story.ok("bastille -q cmd beside uname -r"), kernel);
     assert_ne!(story.ok("bastille -q cmd vm uname -r"), kernel);
     assert_eq!(story.ok("bastille -q cmd vm hostname"), "vm\n");
-    let listed = story.ok("moat sandbox ls --json");
-    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    assert!(listed.to_string().contains("microvm/tcg"), "{listed:#}");
+    for list in ["moat ps --json", "moat sandbox ls --json"] {
+        let listed = story.ok(list);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        assert!(listed.to_string().contains("microvm/tcg"), "{list}: {listed:#}");
+    }
     assert_eq!(story.run("bastille cmd vm sh -c \"exit 7\"").code, Some(7));
 }
 
@@ -68,7 +70,7 @@ async fn a_template_furnishes_it(story: &mut Story) {
 }
 
 async fn reached(story: &mut Story) {
-    let line = "bastille -q cmd beside wget -q -O - http://10.78.0.1:8222/varz";
+    let line = "bastille -q cmd beside wget -q -O - http://10.79.0.1:8222/varz";
     let heard = wait_until(LONG, "NATS answers", async || story.run(line).out.contains("server_id").then_some(()));
     heard.await.unwrap();
 }
@@ -81,7 +83,7 @@ async fn a_clone_is_of_one_moment_and_another_machine(story: &mut Story) {
     );
     let upper = |story: &Story, jail: &str| story.path("up/node/jails/default").join(jail).join("files-1/upper");
     wait_until(LONG, "it writes", async || upper(story, "vm").join("root/y").exists().then_some(())).await.unwrap();
-    story.ok("bastille clone vm twin 10.78.0.3");
+    story.ok("bastille clone vm twin 10.79.0.3");
     writer.interrupt();
     let read = |name: &str| {
         let text = std::fs::read_to_string(upper(story, "twin").join("root").join(name)).unwrap();
