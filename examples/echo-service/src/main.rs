@@ -22,6 +22,12 @@ const USAGE: &str = "usage: echo-service                      serve echo.<ECHO_N
 
 /// A server on the same network answers well within this.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// Whoever leaves says to the server after how many more requests: both count the same, and none falls between the server's
+/// last and the client's. (The client's own `drain` forgets the subscription before the server has heard of it.) More than
+/// can be on their way.
+const LAST: u64 = 64;
+/// Where fewer come, it leaves after a while without any.
+const QUIET: Duration = Duration::from_secs(1);
 /// A caller waits this long for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Between two tries while nobody listens.
@@ -82,11 +88,12 @@ async fn serve() -> anyhow::Result<()> {
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut answered = 0u64;
+    let (mut taken, mut answered) = (0u64, 0u64);
     let mut ending = false;
     loop {
         let next = tokio::select! {
             request = requests.next() => Some(request),
+            () = tokio::time::sleep(QUIET), if ending => Some(None),
             _ = terminate.recv(), if !ending => None,
             _ = interrupt.recv(), if !ending => None,
         };
@@ -95,19 +102,20 @@ async fn serve() -> anyhow::Result<()> {
             Some(None) if ending => break,
             Some(None) => bail!("the subscription ended"),
             None => {
-                // Nothing new comes after this; what is on its way does, and then the end.
-                requests.drain().await.context("stop taking requests")?;
+                requests.unsubscribe_after(taken + LAST).await.context("stop taking requests")?;
                 ending = true;
                 continue;
             }
         };
+        taken += 1;
         let Some(reply) = request.reply else { continue };
         answered += 1;
         println!("answering request {answered}, {} bytes", request.payload.len());
         let answer = [signature.as_bytes(), &request.payload].concat();
         client.publish(reply, answer.into()).await.context("answer")?;
     }
-    client.drain().await.context("drain")?;
+    // To drain a client only asks for it: the last answers would go with this process before they are written.
+    client.flush().await.context("write the last answers")?;
     println!("ended after {answered} answers");
     Ok(())
 }

