@@ -24,7 +24,7 @@ use super::launch::{
 };
 use super::probe;
 use super::qmp::Qmp;
-use super::served::{self, Serve};
+use super::served::{self, FileServer, Serve};
 use crate::fields;
 use crate::linux::agent_binary::AgentBinary;
 use crate::linux::cgroup::{Devices, Hierarchy, Limits};
@@ -58,6 +58,8 @@ pub struct QemuDriver {
     /// What was found at the start, or what is missing.
     found: std::result::Result<Found, (ErrorKind, String)>,
     pub(super) connections: Connections,
+    /// What serves roots that last, or why nothing does.
+    files: std::result::Result<FileServer, (ErrorKind, String)>,
     /// Layers of roots that last.
     roots: Arc<Roots>,
 }
@@ -85,19 +87,22 @@ impl QemuDriver {
         make_private_dir(&config.data_dir)?;
         let launcher = Launcher { binary, hierarchy };
         let found = host::find(&config, &launcher).map_err(|e| (e.kind, e.chain()));
+        let files = FileServer::find(&config).map_err(|e| (e.kind, e.chain()));
         let roots = Roots::new(config.run_dir.join("roots"));
-        Ok(Self { config, launcher, found, connections: Connections::default(), roots })
+        Ok(Self { config, launcher, found, connections: Connections::default(), files, roots })
     }
 
     pub(super) fn found(&self) -> Result<&Found> {
         self.found.as_ref().map_err(|(kind, why)| Error::new(*kind, why.clone()))
     }
 
+    fn files(&self) -> Result<&FileServer> {
+        self.files.as_ref().map_err(|(kind, why)| Error::new(*kind, why.clone()))
+    }
+
     /// Whether a root that lasts can be served here.
     fn can_serve(&self, found: &Found) -> Result<()> {
-        if served::program(&self.config).is_none() {
-            return Err(served::missing());
-        }
+        self.files()?;
         if found.boot.guest.image.absent.iter().any(|name| name == "virtiofs") {
             let why = "lasting: the kernel of the guest has no virtiofs: build it from one with CONFIG_VIRTIO_FS";
             return Err(Error::new(ErrorKind::Unsupported, why));
@@ -174,7 +179,7 @@ impl QemuDriver {
             None => None,
             Some(lasting) => {
                 let layers = self.roots.mount(&machine.id, &machine.layers)?;
-                Some(self.launcher.serve(&self.config, &Serve { machine, lasting, layers }).await?)
+                Some(self.launcher.serve(&self.config, self.files()?, &Serve { machine, lasting, layers }).await?)
             }
         };
         let disks = machine.layer_disks().iter().map(|layer| layer.path.clone()).chain([machine.disk()]).collect();
@@ -303,7 +308,7 @@ impl Driver for QemuDriver {
     }
 
     fn probe(&self) -> Vec<Requirement> {
-        probe::requirements(&self.config, self.hierarchy(), self.found.as_ref())
+        probe::requirements(&self.config, self.hierarchy(), self.found.as_ref(), self.files.as_ref())
     }
 
     fn validate(&self, spec: &SandboxSpec) -> Result<()> {

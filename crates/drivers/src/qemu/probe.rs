@@ -6,7 +6,7 @@ use moat_model::ErrorKind;
 use super::accelerator::kvm_kind;
 use super::config::QemuConfig;
 use super::host::{self, Found};
-use super::served;
+use super::served::FileServer;
 use crate::container::probe as container;
 use crate::linux::cgroup::Hierarchy;
 use crate::vm::disk;
@@ -35,13 +35,14 @@ pub(super) fn requirements(
     config: &QemuConfig,
     hierarchy: &Hierarchy,
     found: std::result::Result<&Found, &(ErrorKind, String)>,
+    served: std::result::Result<&FileServer, &(ErrorKind, String)>,
 ) -> Vec<Requirement> {
     let mut all: Vec<Requirement> =
         container::requirements(hierarchy).into_iter().filter(|r| OF_JAILS.contains(&&*r.name)).collect();
     all.push(program(config));
     all.push(guest(config));
     all.push(disk::requirement());
-    all.push(files(config));
+    all.push(files(served));
     let (_, fact) = kvm_kind();
     match found {
         Ok(found) => {
@@ -71,15 +72,13 @@ fn program(config: &QemuConfig) -> Requirement {
     requirement("qemu 7.2 or later", version.is_ok(), fact, "apt-get install qemu-system-x86")
 }
 
-fn files(config: &QemuConfig) -> Requirement {
-    let found = served::program(config);
-    let fact = found.as_ref().map_or_else(|| "not found".to_owned(), |path| path.display().to_string());
+fn files(served: std::result::Result<&FileServer, &(ErrorKind, String)>) -> Requirement {
     Requirement {
         name: "virtiofsd".to_owned(),
         need: Need::Optional,
-        met: found.is_some(),
-        fact,
-        fix: found.is_none().then(|| {
+        met: served.is_ok(),
+        fact: served.map_or_else(|(_, why)| why.clone(), |server| server.program.display().to_string()),
+        fix: served.is_err().then(|| {
             "only for jails in machines: apt-get install qemu-system-common (Debian 12) or virtiofsd (later)".to_owned()
         }),
     }

@@ -42,6 +42,8 @@ const JAIL_BYTES: u64 = 1 << 20;
 const NOFILE: u64 = 1 << 20;
 /// Memory it and what the host's kernel notes of its files take.
 pub(super) const OVERHEAD: u64 = 64 << 20;
+/// Who ends together does so within this.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// The monitor was killed: it has gone by then.
 const WITH_MONITOR: Duration = Duration::from_secs(5);
 
@@ -52,11 +54,23 @@ struct Server {
     process: ProcessIdentity,
 }
 
-/// The program set, or the one found.
-pub(super) fn program(config: &QemuConfig) -> Option<PathBuf> {
-    match &config.virtiofsd {
-        Some(path) => Some(path.clone()).filter(|path| path.is_file()),
-        None => PLACES.iter().map(PathBuf::from).find(|path| path.is_file()),
+/// The program that serves files, found when the driver was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileServer {
+    pub program: PathBuf,
+    kind: Kind,
+}
+
+impl FileServer {
+    /// The program set, or the one that is where distributions put it.
+    pub fn find(config: &QemuConfig) -> Result<Self> {
+        let found = match &config.virtiofsd {
+            Some(path) => Some(path.clone()),
+            None => PLACES.iter().map(PathBuf::from).find(|path| path.is_file()),
+        };
+        let program = found.ok_or_else(missing)?;
+        let kind = kind_of(&program)?;
+        Ok(Self { program, kind })
     }
 }
 
@@ -109,9 +123,7 @@ pub(super) struct Serve<'a> {
 
 impl Launcher {
     /// Starts it, and returns the monitor's end of the line to it.
-    pub async fn serve(&self, config: &QemuConfig, serve: &Serve<'_>) -> Result<OwnedFd> {
-        let program = program(config).ok_or_else(missing)?;
-        let kind = kind_of(&program)?;
+    pub async fn serve(&self, config: &QemuConfig, server: &FileServer, serve: &Serve<'_>) -> Result<OwnedFd> {
         let run_dir = &serve.machine.run_dir;
         let (log, socket) = (run_dir.join("files.log"), run_dir.join("files.sock"));
         let failed = |path: &Path| {
@@ -125,7 +137,7 @@ impl Launcher {
         fs::remove_file(&socket).map_err(failed(&socket))?;
         let mount_point = run_dir.join("files");
         make_private_dir(&mount_point)?;
-        let told = self.told(config, serve, (program, kind), mount_point)?;
+        let told = self.told(config, server, serve, mount_point)?;
         let launched = launch(&self.binary, &told, vec![written.into(), listener]).await;
         let launched = launched.map_err(|e| Error::caused_by(e.kind(), format!("start virtiofsd{}", said(&log)), e))?;
         Server { process: launched.identity }.write(run_dir)?;
@@ -135,11 +147,12 @@ impl Launcher {
     fn told(
         &self,
         config: &QemuConfig,
+        server: &FileServer,
         serve: &Serve<'_>,
-        (program, kind): (PathBuf, Kind),
         mount_point: PathBuf,
     ) -> Result<LaunchConfig> {
         let Serve { machine, lasting, layers } = serve;
+        let FileServer { program, kind } = server;
         let mut shown = config.host_paths.clone();
         if !shown.iter().any(|path| program.starts_with(path)) {
             shown.push(program.clone());
@@ -161,8 +174,8 @@ impl Launcher {
                 network: None,
             }),
             payload: Payload::Program(ProgramConfig {
-                path: program,
-                args: arguments(kind),
+                path: program.clone(),
+                args: arguments(*kind),
                 uid: 0,
                 serves: Some(ServedRoot {
                     lasting: lasting.to_path_buf(),
@@ -195,7 +208,7 @@ fn shown_bind(bind: &Bind, disk_ids: u32) -> BindConfig {
 }
 
 /// There is no program to serve it.
-pub(super) fn missing() -> Error {
+fn missing() -> Error {
     let why = "lasting: the root of a machine that lasts is served by virtiofsd, which is not here: \
                apt-get install qemu-system-common (Debian 12) or virtiofsd (later), or set qemu.virtiofsd";
     Error::new(ErrorKind::Unsupported, why)
@@ -232,19 +245,22 @@ pub(super) fn watch(machine: &Machine) -> Result<bool> {
         .map_err(|e| Error::caused_by(ErrorKind::Internal, "watch who serves the machine", e))?;
     let (run_dir, id) = (machine.run_dir.clone(), machine.id.clone());
     tokio::spawn(async move {
-        if ended.readable().await.is_err() {
+        if ended.readable().await.is_err() || with_monitor(&run_dir).await {
             return;
         }
-        // A monitor that was ended takes it along; that one goes at the same time.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        if matches!(Vmm::open(&run_dir), Ok(Some(_))) {
-            tracing::error!(sandbox = %id, "virtiofsd ended{}: the machine is ended", said(&run_dir.join("files.log")));
-            if let Err(error) = Vmm::end(&run_dir).await {
-                tracing::error!(sandbox = %id, error = error.chain(), "a machine without its files is not ended");
-            }
+        tracing::error!(sandbox = %id, "virtiofsd ended{}: the machine is ended", said(&run_dir.join("files.log")));
+        if let Err(error) = Vmm::end(&run_dir).await {
+            tracing::error!(sandbox = %id, error = error.chain(), "a machine without its files is not ended");
         }
     });
     Ok(true)
+}
+
+/// Whether the monitor goes at the same time: one that ends takes its server along.
+async fn with_monitor(run_dir: &Path) -> bool {
+    let Ok(Some((_, monitor))) = Vmm::open(run_dir) else { return true };
+    let Ok(monitor) = readiness::register(monitor) else { return false };
+    tokio::time::timeout(AT_ONCE, monitor.readable()).await.is_ok()
 }
 
 /// Waits until nobody writes into the directory any more. The machine's group was killed.
