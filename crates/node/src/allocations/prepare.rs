@@ -114,7 +114,7 @@ async fn requests(ground: &Ground, task: &Task) -> Result<Vec<FetchRequest>, Fai
         match moat_getter::origin(&request.artifact).map_err(bad)? {
             Origin::Network => {}
             Origin::Oci { reference } => {
-                request.source = sources::image(ground, task, &reference).await.map_err(not_fetched)?;
+                request.source = sources::image(ground, &reference).await.map_err(not_fetched)?;
             }
             Origin::Nats { bucket, key } => {
                 let object = sources::object(ground, ground.shared.directory(), (&bucket, &key)).await;

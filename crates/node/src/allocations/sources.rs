@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use moat_drivers::lasting::{self, Part};
 use moat_getter::Source;
-use moat_model::job::Task;
 use moat_model::spec::RootSpec;
 use moat_model::{ErrorKind, Namespace};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -84,15 +83,15 @@ async fn receive(from: &mut (dyn AsyncRead + Send + Unpin), to: &mut File, bytes
 }
 
 /// The files of an image, all its layers together, as an archive.
-pub(super) async fn image(ground: &Ground, task: &Task, reference: &str) -> Result<Source> {
+pub(super) async fn image(ground: &Ground, reference: &str) -> Result<Source> {
     let resolved = ground.shared.base.templates.resolve_image(reference).await?;
     let RootSpec::Layers { layers } = resolved.root else {
         return Err(Error::invalid("artifact", format!("oci://{reference}: the image has no layers")));
     };
     let parts: Vec<Part> = layers.into_iter().map(|layer| Part::Layer(layer.path)).collect();
     let root = ground.dirs().root().to_owned();
-    // Tasks are named without dots in front, and a name a dead daemon left is taken over.
-    let scratch = root.join(format!(".image-{}", task.name));
+    // Nobody else's, also while one that was called off is still at it; what a dead daemon leaves goes with the allocation.
+    let scratch = root.join(format!(".image-{}", uuid::Uuid::new_v4()));
     let stop = Stop::default();
     let flag = Arc::clone(&stop.0);
     let pins = resolved.pins;
@@ -117,7 +116,6 @@ impl Drop for Stop {
 }
 
 fn pack(parts: &[Part], root: &Path, scratch: &Path, stop: &AtomicBool) -> Result<File> {
-    lasting::remove(scratch)?;
     let packed = lasting::flatten(parts, scratch, 0, stop).and_then(|_| {
         let mut file = unnamed(root)?;
         lasting::export(scratch, 0, &mut file, stop)?;

@@ -190,7 +190,7 @@ fn artifact(raw: RawArtifact) -> Result<ArtifactConfig, Fault> {
 }
 
 fn buckets(given: Vec<String>) -> Result<Buckets, Fault> {
-    if given.iter().any(|name| name == "*") {
+    if given == ["*"] {
         return Ok(Buckets::All);
     }
     let sound = |name: &str| {

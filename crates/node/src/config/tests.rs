@@ -105,6 +105,7 @@ fn values_that_cannot_be_meant_name_their_key() {
         ("[jobs.artifact.hosts]\n'192.0.2.1' = '192.0.2.2'", "jobs.artifact.hosts.\"192.0.2.1\""),
         ("[jobs.artifact.hosts]\n'a.b' = 'c.d'", "jobs.artifact.hosts.\"a.b\""),
         ("[jobs.artifact]\nbuckets = ['a.b']", "jobs.artifact.buckets"),
+        ("[jobs.artifact]\nbuckets = ['*', 'a']", "jobs.artifact.buckets"),
         ("[sandboxes]\ndefault_timeout_sec = 10\nmax_timeout_sec = 5", "sandboxes.default_timeout_sec"),
         ("name = 'a'\n[agent]\nnode_id = 'b'", "agent.node_id"),
         ("[[autostart]]\nname = 'a.b'\nlocation = 'nats://B/k'", "autostart[0].name"),
