@@ -4,7 +4,7 @@ use std::path::Path;
 
 use moat_testkit::{Machines, article, wait_until};
 
-use super::series::jails_on_disk;
+use super::series::all_gone;
 use super::story::{LONG, Story};
 
 /// What the article's packages are made of here.
@@ -36,12 +36,7 @@ pub async fn all(machines: &Machines, programs: &Programs<'_>) {
     its_files_are_those_of_any_jail(&mut story, shown.path());
     a_daemon_that_died_finds_it_again(&mut story).await;
 
-    story.ok("bastille stop ALL");
-    let names = story.ok("bastille list jails").replace('\n', " ");
-    story.ok(&format!("bastille destroy -y \"{}\"", names.trim()));
-    assert_eq!(jails_on_disk(&story), Vec::<String>::new());
-    story.ok("bastille destroy -y 14.2-RELEASE");
-    story.end().await;
+    all_gone(&mut story).await;
 }
 
 fn is_a_machine(story: &mut Story) {

@@ -49,10 +49,15 @@ pub async fn all(busybox: &Path) {
     consoles_and_names(&mut story);
     b10_after_a_boot(&mut story).await;
 
+    all_gone(&mut story).await;
+}
+
+/// Everything is stopped and destroyed, the release with it; nothing is left on disk, and the node ends.
+pub async fn all_gone(story: &mut Story) {
     story.ok("bastille stop ALL");
     let names = story.ok("bastille list jails").replace('\n', " ");
     story.ok(&format!("bastille destroy -y \"{}\"", names.trim()));
-    assert_eq!(jails_on_disk(&story), Vec::<String>::new());
+    assert_eq!(jails_on_disk(story), Vec::<String>::new());
     story.ok("bastille destroy -y 14.2-RELEASE");
     story.end().await;
 }
