@@ -37,6 +37,8 @@ pub struct Host {
     pub run_dir: tempfile::TempDir,
     pub cgroup: String,
     address: SocketAddr,
+    /// Keeps the daemon's address for it.
+    port: tokio::net::TcpSocket,
     daemon: Option<Child>,
 }
 
@@ -70,7 +72,11 @@ impl Host {
         registry.push(&format!("{}:v1", dir.path().join("layout").display()), NAME).await.unwrap();
         // A tmpfs, as /run is.
         let run_dir = tempfile::Builder::new().prefix("moat-images-").tempdir_in("/dev/shm").unwrap();
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Bound and never listening: the daemon may listen there, and no connection gets the port while there is no daemon.
+        let port = tokio::net::TcpSocket::new_v4().unwrap();
+        port.set_reuseaddr(true).unwrap();
+        port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = port.local_addr().unwrap();
         let cgroup = format!("moat-images-{}-{}", std::process::id(), address.port());
         let text = format!(
             "run_dir = {:?}\ndata_dir = {:?}\nstop_workloads = true\n{top}[nats]\nservers = [{:?}]\n\
@@ -80,7 +86,7 @@ impl Host {
             nats.url(),
         );
         fs::write(dir.path().join("moat.toml"), text).unwrap();
-        let mut host = Self { nats, registry, dir, run_dir, cgroup, address, daemon: None };
+        let mut host = Self { nats, registry, dir, run_dir, cgroup, address, port, daemon: None };
         host.up().await;
         Some(host)
     }
