@@ -1,9 +1,11 @@
 //! The drivers a configuration names, as far as this host can have them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use moat_drivers::container::ContainerDriver;
 use moat_drivers::linux::agent_binary::AgentBinary;
+use moat_drivers::linux::cgroup::Hierarchy;
 use moat_drivers::process::ProcessDriver;
 use moat_engine::driver::{Driver, Need, Requirement};
 use moat_engine::{Absent, Registry};
@@ -64,6 +66,15 @@ fn build(config: &NodeConfig, name: &str, binary: &AgentBinary) -> Result<Arc<dy
         "qemu" => machines::qemu(config, binary),
         "firecracker" => machines::firecracker(config, binary),
         other => Err(Error::new(ErrorKind::InvalidSpec, format!("drivers: {other:?} is not a driver"))),
+    }
+}
+
+/// The groups all sandboxes were below go with the daemon that made them, unless one of those lives on.
+pub(super) fn leave_groups(config: &NodeConfig) {
+    for parent in BTreeSet::from([&config.container.cgroup_parent, &config.process.cgroup_parent]) {
+        if let Err(error) = Hierarchy::detect(parent).and_then(|tree| tree.remove_parent()) {
+            tracing::debug!(%parent, %error, "the group stays");
+        }
     }
 }
 

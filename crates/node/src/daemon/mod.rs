@@ -420,6 +420,7 @@ impl Node {
             })
             .await;
         }
+        drivers::leave_groups(&service.config);
         self.tasks.close();
         within("end the background tasks", DETACH_BUDGET, self.tasks.wait()).await;
         if let Err(error) = service.outbox.emit(Fact::node_stopped(service.node(), clock::now())).await {

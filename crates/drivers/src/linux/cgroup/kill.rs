@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::mounts::Controller;
 use super::tree::{Hierarchy, Version, check_name, read, write};
-use super::{CgroupError, Result};
+use super::{CgroupError, Result, is_gone};
 
 /// How long killed processes may take to go. Normally under a millisecond; a process in an uninterruptible wait (a dead
 /// network file system) can take for ever, and the caller must learn that.
@@ -157,7 +157,7 @@ pub(super) fn processes(dir: &Path) -> Result<Vec<i32>> {
     for dir in tree(dir)? {
         match read(&dir.join("cgroup.procs")) {
             Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
-            Err(CgroupError::Io { source, .. }) if is_gone(&source) => {}
+            Err(error) if error.is_gone() => {}
             Err(error) => return Err(error),
         }
     }
@@ -191,11 +191,6 @@ fn remove_tree(root: &Path) -> Result<()> {
 
 fn is_busy(error: &CgroupError) -> bool {
     matches!(error, CgroupError::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
-}
-
-/// The group went while we looked: no such file, or a file of a group that is no more.
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 fn ignore_gone(result: io::Result<()>) -> io::Result<()> {

@@ -130,10 +130,19 @@ impl CgroupError {
         }
     }
 
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_gone(source))
+    }
+
     fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { doing, path, source }
     }
+}
+
+/// The group went while we looked: no such file, or a file of a group that is no more.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 impl From<CgroupError> for moat_engine::Error {

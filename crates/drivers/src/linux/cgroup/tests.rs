@@ -439,6 +439,28 @@ async fn n03_real_limits_are_in_the_kernel_and_go_with_the_group() {
     assert!(!tree.list().unwrap().contains(&name));
 }
 
+/// A daemon that ends leaves nothing of its own; what an operator made beforehand is theirs.
+#[tokio::test]
+async fn a_parent_goes_with_its_last_group_if_a_daemon_made_it() {
+    let Some((_, name)) = real("cgroup-parent") else { return };
+    let tree = Hierarchy::detect(&name).unwrap();
+    tree.create("box", &Limits::default()).unwrap();
+    let groups = tree.existing("box");
+    let parents: Vec<_> = groups.iter().map(|(_, dir)| dir.parent().unwrap().to_owned()).collect();
+    tree.remove_parent().unwrap();
+    assert!(groups.iter().all(|(_, dir)| dir.exists()), "somebody is in it");
+    tree.remove("box").await.unwrap();
+    Hierarchy::detect(&name).unwrap().remove_parent().unwrap();
+    assert!(parents.iter().all(|dir| !dir.exists()), "{parents:?}");
+    tree.remove_parent().unwrap();
+
+    parents.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    tree.create("box", &Limits::default()).unwrap();
+    tree.remove("box").await.unwrap();
+    tree.remove_parent().unwrap();
+    assert!(parents.iter().all(|dir| fs::remove_dir(dir).is_ok()), "{parents:?}");
+}
+
 #[tokio::test]
 async fn kill_ends_a_whole_tree_also_below_and_while_frozen() {
     let Some((tree, name)) = real("cgroup-kill") else { return };

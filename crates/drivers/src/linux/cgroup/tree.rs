@@ -5,9 +5,17 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{XattrFlags, getxattr, setxattr};
+
 use super::limits::{self, Devices, Limits, Setting};
 use super::mounts::{Controller, Layout, Mounts};
-use super::{CgroupError, Result, cores};
+use super::{CgroupError, Result, cores, is_gone};
+
+/// On a parent that a daemon made: who makes it is asked when the last one ends, and may have died long before.
+const MADE: &str = "trusted.moat.made";
+
+/// Another daemon that ends may take the parent away while a group is made below it.
+const TRIES: u32 = 3;
 
 /// The control groups of this host, and our place in them.
 #[derive(Debug, Clone)]
@@ -107,17 +115,44 @@ impl Hierarchy {
 
     fn make(&self, name: &str, limits: &Limits) -> Result<()> {
         for (version, mount) in self.hierarchies(limits) {
-            let parent = self.parent_dir(version, &mount);
-            if !parent.join("cgroup.procs").exists() {
-                self.make_parent(version, &mount, &parent)?;
-            }
-            let group = parent.join(format!("{name}.scope"));
-            make_dir(&group)?;
-            if self.is_v1_cpuset(&mount) {
-                inherit_cpuset(&parent, &group)?;
+            let mut tries = 1..TRIES;
+            loop {
+                match self.make_in(version, &mount, name) {
+                    Err(error) if error.is_gone() && tries.next().is_some() => {}
+                    other => break other?,
+                }
             }
         }
         self.apply(name, limits)
+    }
+
+    fn make_in(&self, version: Version, mount: &Path, name: &str) -> Result<()> {
+        let parent = self.parent_dir(version, mount);
+        if !parent.join("cgroup.procs").exists() {
+            self.make_parent(version, mount, &parent)?;
+        }
+        let group = parent.join(format!("{name}.scope"));
+        make_dir(&group)?;
+        if self.is_v1_cpuset(mount) {
+            inherit_cpuset(&parent, &group)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the group all others are below, wherever a daemon made it and nothing is in it any more. One that somebody else
+    /// made, with limits of theirs perhaps, stays.
+    pub fn remove_parent(&self) -> Result<()> {
+        for (version, mount) in self.all_hierarchies() {
+            let parent = self.parent_dir(version, &mount);
+            if getxattr(&parent, MADE, &mut [0_u8; 1][..]).is_err() {
+                continue;
+            }
+            match fs::remove_dir(&parent) {
+                Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::ResourceBusy => {}
+                other => other.map_err(CgroupError::io("removing", parent))?,
+            }
+        }
+        Ok(())
     }
 
     /// The files a process must be written into to join the group: one for each hierarchy.
@@ -210,7 +245,11 @@ impl Hierarchy {
         if version == Version::Two {
             self.enable_controllers(mount)?;
         }
-        make_dir(parent)?;
+        if make_dir(parent)?
+            && let Err(error) = setxattr(parent, MADE, b"1", XattrFlags::empty())
+        {
+            tracing::debug!(parent = %parent.display(), %error, "it stays when the daemon ends");
+        }
         if version == Version::Two {
             self.enable_controllers(parent)?;
         } else if self.is_v1_cpuset(mount) {
@@ -314,10 +353,11 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn make_dir(dir: &Path) -> Result<()> {
+/// Whether it was not there before.
+fn make_dir(dir: &Path) -> Result<bool> {
     match fs::create_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(CgroupError::io("making", dir)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        other => other.map(|()| true).map_err(CgroupError::io("making", dir)),
     }
 }
 
