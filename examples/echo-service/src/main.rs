@@ -22,9 +22,9 @@ const USAGE: &str = "usage: echo-service                      serve echo.<ECHO_N
 
 /// A server on the same network answers well within this.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
-/// Whoever leaves says to the server after how many more requests: both count the same, and none falls between the server's
-/// last and the client's. (The client's own `drain` forgets the subscription before the server has heard of it.) More than
-/// can be on their way.
+/// Whoever leaves a queue group says to the server after how many more requests: both count the same, and none falls between
+/// the server's last and the client's. (The client's own `drain` forgets the subscription before the server has heard of it.)
+/// More than can be on their way.
 const LAST: u64 = 64;
 /// Where fewer come, it leaves after a while without any.
 const QUIET: Duration = Duration::from_secs(1);
@@ -77,9 +77,11 @@ async fn serve() -> anyhow::Result<()> {
     let client = connect(&url).await?;
     let subject = subject();
     let signature = env::var("ECHO_SIGNATURE").map(|text| format!("{text} ")).unwrap_or_default();
-    let subscribed = match env::var("ECHO_QUEUE") {
-        Ok(queue) => client.queue_subscribe(subject.clone(), queue).await,
-        Err(_) => client.subscribe(subject.clone()).await,
+    let queue = env::var("ECHO_QUEUE").ok();
+    let in_queue = queue.is_some();
+    let subscribed = match queue {
+        Some(queue) => client.queue_subscribe(subject.clone(), queue).await,
+        None => client.subscribe(subject.clone()).await,
     };
     let mut requests = subscribed.context("subscribe")?;
     // The subscription has reached the server when this returns: whoever reads `ready` may call.
@@ -102,7 +104,10 @@ async fn serve() -> anyhow::Result<()> {
             Some(None) if ending => break,
             Some(None) => bail!("the subscription ended"),
             None => {
-                requests.unsubscribe_after(taken + LAST).await.context("stop taking requests")?;
+                // Outside a queue group each instance gets each request: what this one leaves, others answer.
+                let left =
+                    if in_queue { requests.unsubscribe_after(taken + LAST).await } else { requests.drain().await };
+                left.context("stop taking requests")?;
                 ending = true;
                 continue;
             }
