@@ -131,9 +131,29 @@ fn b01_every_word(story: &mut Story) {
         listed.as_array().unwrap().iter().find(|jail| jail["NAME"] == name).map(|jail| jail["TYPE"].clone()).unwrap()
     };
     assert_eq!(["thick", "pinned", "empty", "thin"].map(types), ["thick", "clone", "empty", "thick"]);
+    b01_a_release_of_a_jail(story);
     story.refused("bastille create -B bridged 14.2-RELEASE 10.77.1.9", "-B (bridge)");
     story.ok("bastille stop ALL");
     story.ok("bastille destroy -y \"thick pinned empty thin\"");
+}
+
+/// What a jail became, others begin with: files, owners and modes, and not who it was.
+fn b01_a_release_of_a_jail(story: &mut Story) {
+    let writes =
+        "cd /root; echo mine >mine; chown 12:34 mine; chmod 4750 mine; touch gone; rm gone; echo me >/etc/machine-id";
+    let shows = "cd /root; stat -c '%u:%g %a' mine; cat mine who; cat gone /etc/machine-id 2>/dev/null; true";
+    story.ok(&format!("bastille cmd thin sh -c \"{writes}\""));
+    story.refused("bastille convert -y thin made-RELEASE", "is running");
+    story.ok("bastille convert -a -y thin made-RELEASE");
+    story.refused("bastille convert -a -y thin made-RELEASE", "is there already");
+    story.ok("bastille create of-it made-RELEASE 10.77.1.4");
+    let shown = |story: &mut Story, jail: &str| story.ok(&format!("bastille -q cmd {jail} sh -c \"{shows}\""));
+    assert_eq!(shown(story, "of-it"), "12:34 4750\nmine\nthin\n");
+    assert_eq!(shown(story, "thin"), "12:34 4750\nmine\nthin\nme\n");
+    story.refused("bastille destroy -y made-RELEASE", "of-it");
+    story.ok("bastille stop of-it");
+    story.ok("bastille destroy -y of-it");
+    story.ok("bastille destroy -y made-RELEASE");
 }
 
 /// Values that a shell would run, wherever values are taken.

@@ -269,6 +269,8 @@ pub enum ReleaseSource {
     Directory(PathBuf),
     /// A tar archive of a root, on the node.
     RootArchive(PathBuf),
+    /// What a jail of the caller's that is down has as its root, without its volumes.
+    Jail(JailName),
 }
 
 /// What releases are made from that no path of the node says: an archive somebody sent.

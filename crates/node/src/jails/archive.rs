@@ -22,7 +22,7 @@ use super::front::Exported;
 use super::place::{self, UPPER, VOLUMES};
 use super::record::{FORMAT, JailRecord, Stage};
 use super::table::{Claim, Key, Shared};
-use super::{copy, make};
+use super::{branch, copy, make};
 
 const ABOUT: &str = "jail.json";
 const FILES: &str = "files.tar";
@@ -86,6 +86,34 @@ async fn exported(claim: &Claim, record: &JailRecord, scratch: &Path, events: &E
     let (file, bytes, sha256) =
         copy::work(shared, events, move |stop| pack(&archive, &about, &files, bases, stop)).await?;
     Ok(Exported { name, file, bytes, sha256 })
+}
+
+/// Packs what a jail that is down has as its root into an archive in `scratch`, which the caller removes. Its volumes are not in
+/// it, nor what it is known by.
+pub(super) async fn root_of(shared: &Arc<Shared>, key: &Key, scratch: &Path, events: &Events) -> Result<PathBuf> {
+    let claim = shared.claim(key, "convert")?;
+    let record = claim.record()?;
+    branch::refuse_if_up(&claim, &record, "converted")?;
+    let above = Some((claim.home().files(record.files).join(UPPER), record.uid_base)).filter(|(dir, _)| dir.is_dir());
+    if above.is_none() && record.layers.is_empty() {
+        return Err(Error::new(ErrorKind::Conflict, format!("jail {}: there is nothing in it yet", key.1)));
+    }
+    let (files, uid_base) = (scratch.join("files"), record.uid_base);
+    let dir = scratch.to_owned();
+    blocking("make room for a release", move || place::make(&dir)).await?;
+    copy::flatten(shared, &record.layers, above, files.clone(), uid_base, events).await?;
+    let root = files.join(UPPER);
+    let known = root.clone();
+    blocking("make a copy nobody's", move || branch::forget_identity(&known)).await?;
+    let archive = scratch.join("root.tar");
+    let into = archive.clone();
+    events.note("packs its files").await;
+    copy::work(shared, events, move |stop| {
+        let mut out = File::create_new(&into).map_err(failed("make an archive"))?;
+        lasting::export(&root, uid_base, &mut out, stop).map(drop)
+    })
+    .await?;
+    Ok(archive)
 }
 
 fn pack(

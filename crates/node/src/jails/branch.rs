@@ -57,7 +57,7 @@ async fn cloned(claim: &Claim, from: &Key, record: &JailRecord, events: &Events)
 }
 
 /// Removes what a machine is known by: the agent makes it anew. Nothing of the tree is followed. Blocking.
-fn forget_identity(upper: &std::path::Path) -> std::io::Result<()> {
+pub(super) fn forget_identity(upper: &std::path::Path) -> std::io::Result<()> {
     use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2, unlinkat};
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -74,7 +74,7 @@ fn forget_identity(upper: &std::path::Path) -> std::io::Result<()> {
 }
 
 /// Must be down for what changes its files as a whole.
-fn refuse_if_up(claim: &Claim, record: &JailRecord, doing: &str) -> Result<()> {
+pub(super) fn refuse_if_up(claim: &Claim, record: &JailRecord, doing: &str) -> Result<()> {
     if life::is_up(&claim.shared, record) {
         let what = format!("jail {}: is up; stop it before it is {doing}", claim.key.1);
         return Err(Error::new(ErrorKind::Conflict, what));

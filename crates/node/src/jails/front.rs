@@ -274,10 +274,10 @@ impl Jails {
         all.into_iter().map(|record| self.shared.shown_release(record, namespace)).collect()
     }
 
-    /// Makes a release, or finds it whole.
-    pub async fn bootstrap(&self, asked: Bootstrap, events: Listener) -> Result<ReleaseView> {
-        let events = Events::to(events);
-        self.run(move |shared| async move { shared.bootstrap(asked, &events).await }).await
+    /// Makes a release, or finds it whole. A jail it is made of is one of `namespace`.
+    pub async fn bootstrap(&self, namespace: &Namespace, asked: Bootstrap, events: Listener) -> Result<ReleaseView> {
+        let (namespace, events) = (namespace.clone(), Events::to(events));
+        self.run(move |shared| async move { shared.bootstrap(&namespace, asked, &events).await }).await
     }
 
     /// Makes a release of an archive somebody sent. The file is read, and stays the caller's.

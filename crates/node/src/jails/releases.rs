@@ -1,8 +1,8 @@
 //! Releases: names for layers of the image store that jails are made of. They belong to the node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moat_image::ImageStore;
 use moat_image::progress::Progress;
@@ -18,9 +18,9 @@ use crate::outlet::blocking;
 use crate::{clock, durable};
 
 use super::events::Events;
-use super::place;
 use super::record::FORMAT;
-use super::table::Shared;
+use super::table::{Key, Shared};
+use super::{archive, copy, place};
 
 /// A release on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,13 +120,22 @@ impl Releases {
 }
 
 impl Shared {
-    /// Makes a release, unless it is there and nobody wants it anew.
-    pub(super) async fn bootstrap(&self, asked: Bootstrap, events: &Events) -> Result<ReleaseView> {
+    /// Makes a release, unless it is there and nobody wants it anew. A jail it is made of is one of `namespace`.
+    pub(super) async fn bootstrap(
+        self: &Arc<Self>,
+        namespace: &Namespace,
+        asked: Bootstrap,
+        events: &Events,
+    ) -> Result<ReleaseView> {
         let _making = self.releases.begin(&asked.name)?;
         if !asked.update
             && let Ok(record) = self.releases.get(&asked.name)
             && record.layers.iter().all(|layer| layer.path.exists())
         {
+            if let Some(ReleaseSource::Jail(jail)) = &asked.source {
+                let what = format!("release {}: is there already; name another for jail {jail}", asked.name);
+                return Err(Error::new(ErrorKind::Conflict, what));
+            }
             events.note(format!("release {} is there already", asked.name)).await;
             return Ok(self.shown_release(record, None));
         }
@@ -142,16 +151,7 @@ impl Shared {
             return Err(Error::new(ErrorKind::NotFound, what));
         };
         let text = describe(&source);
-        let (image, pin) = match &source {
-            // An image that is in the store is not asked for again, unless it is to be the newest.
-            ReleaseSource::Image(text)
-                if !asked.update
-                    && let Some(found) = self.base.templates.store().find(text) =>
-            {
-                found
-            }
-            _ => self.pull(read_source(source)?, events).await?,
-        };
+        let (image, pin) = self.pull_from(source, namespace, asked.update, events).await?;
         self.keep_release(asked.name, text, &image, vec![pin]).await
     }
 
@@ -171,6 +171,43 @@ impl Shared {
         };
         let (image, pin) = self.pull(source, events).await?;
         self.keep_release(name, "an archive that was sent".to_owned(), &image, vec![pin]).await
+    }
+
+    async fn pull_from(
+        self: &Arc<Self>,
+        source: ReleaseSource,
+        namespace: &Namespace,
+        update: bool,
+        events: &Events,
+    ) -> Result<(Image, Pin)> {
+        let source = match source {
+            ReleaseSource::Jail(jail) => return self.pull_jail(&(namespace.clone(), jail), events).await,
+            // An image that is in the store is not asked for again, unless it is to be the newest.
+            ReleaseSource::Image(text) if !update && let Some(found) = self.base.templates.store().find(&text) => {
+                return Ok(found);
+            }
+            ReleaseSource::Image(text) => {
+                let reference = text.parse().map_err(|e| Error::invalid("source", e))?;
+                Source::Registry { reference, auth: None }
+            }
+            ReleaseSource::OciLayout(path) => Source::OciLayout { path: there(path)?, name: None },
+            ReleaseSource::DockerArchive(path) => Source::DockerArchive { path: there(path)?, name: None },
+            ReleaseSource::Directory(path) => Source::Directory { path: there(path)? },
+            ReleaseSource::RootArchive(path) => Source::RootArchive { path: there(path)? },
+        };
+        self.pull(source, events).await
+    }
+
+    async fn pull_jail(self: &Arc<Self>, key: &Key, events: &Events) -> Result<(Image, Pin)> {
+        let scratch = self.place.new_scratch();
+        let pulled = async {
+            let path = archive::root_of(self, key, &scratch, events).await?;
+            self.pull(Source::RootArchive { path }, events).await
+        }
+        .await;
+        let left = blocking("remove what a release was made of", move || copy::remove(&scratch)).await;
+        left.unwrap_or_else(|error| tracing::warn!(error = %error.chain(), "left until the next start"));
+        pulled
     }
 
     async fn pull(&self, source: Source, events: &Events) -> Result<(Image, Pin)> {
@@ -242,7 +279,7 @@ impl Shared {
 
     /// Jails that stand on it, or will at their next start.
     fn users_of(&self, release: &ReleaseRecord, namespace: Option<&Namespace>) -> Vec<String> {
-        let uses = |(key, record): &(super::table::Key, std::sync::Arc<super::record::JailRecord>)| {
+        let uses = |(key, record): &(Key, Arc<super::record::JailRecord>)| {
             namespace.is_none_or(|own| *own == key.0)
                 && super::plan::has_layers(record.spec.kind)
                 && record.spec.release.as_ref() == Some(&release.name)
@@ -258,22 +295,14 @@ fn describe(source: &ReleaseSource) -> String {
         ReleaseSource::DockerArchive(path) => format!("docker:{}", path.display()),
         ReleaseSource::Directory(path) => format!("dir:{}", path.display()),
         ReleaseSource::RootArchive(path) => format!("rootfs:{}", path.display()),
+        ReleaseSource::Jail(name) => format!("jail {name}"),
     }
 }
 
-fn read_source(source: ReleaseSource) -> Result<Source> {
-    let there = |path: PathBuf| match Path::exists(&path) {
+/// A path the operator names.
+fn there(path: PathBuf) -> Result<PathBuf> {
+    match path.exists() {
         true => Ok(path),
         false => Err(Error::new(ErrorKind::NotFound, format!("source: there is no {} on the node", path.display()))),
-    };
-    Ok(match source {
-        ReleaseSource::Image(text) => {
-            let reference = text.parse().map_err(|e| Error::invalid("source", e))?;
-            Source::Registry { reference, auth: None }
-        }
-        ReleaseSource::OciLayout(path) => Source::OciLayout { path: there(path)?, name: None },
-        ReleaseSource::DockerArchive(path) => Source::DockerArchive { path: there(path)?, name: None },
-        ReleaseSource::Directory(path) => Source::Directory { path: there(path)? },
-        ReleaseSource::RootArchive(path) => Source::RootArchive { path: there(path)? },
-    })
+    }
 }

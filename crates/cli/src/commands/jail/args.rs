@@ -99,7 +99,7 @@ pub enum JailCommand {
     Logs(LogsArgs),
     /// Have services of jails started again when they are found down
     Monitor(Words1),
-    /// Make a thin jail thick
+    /// Make a thin jail thick, or a release of a jail
     Convert(ConvertArgs),
     /// Fetch a release again, which thin jails get at their next start
     Update(AutoWords),
@@ -505,7 +505,7 @@ pub struct ConvertArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
-    /// Jail
+    /// Jail, then the name of the release to be made of it
     #[arg(required = true, trailing_var_arg = true, value_name = "TARGET")]
     pub words: Vec<String>,
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use moat_model::ErrorKind;
 use moat_model::jail::target::Reach;
 use moat_model::jail::{
-    Bootstrap, CloneJail, DestroyJail, JailName, JailView, ReleaseName, RenameJail, StopJail, TemplateName, UpgradeJail,
+    Bootstrap, CloneJail, DestroyJail, JailName, JailView, ReleaseName, ReleaseSource, RenameJail, StopJail,
+    TemplateName, UpgradeJail,
 };
 
 use super::args::{AutoWords, ConvertArgs, DestroyArgs, LiveWords, RestartArgs, StartArgs, StopArgs};
@@ -208,24 +209,37 @@ pub async fn rename(front: &Front, args: AutoWords) -> Result<ExitCode, Failure>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Thin to thick.
+/// Thin to thick, or a release of what it is.
 pub async fn convert(front: &Front, args: ConvertArgs) -> Result<ExitCode, Failure> {
-    let mut words = Words::new(args.words, "moat jail convert [-a -y] TARGET");
+    let mut words = Words::new(args.words, "moat jail convert [-a -y] TARGET [NEWRELEASE]");
     let jail = front.one(&words.take("TARGET")?).await?;
-    if words.maybe().is_some() {
-        let why = "convert: no release is made of a jail; export it and bootstrap a release from the archive's root";
-        return Err(Failure::new(ErrorKind::Unsupported, why));
+    let new = words.maybe().map(|word| release(&word)).transpose()?;
+    words.end()?;
+    let name = &jail.spec.name;
+    if let Some(new) = &new
+        && front.client.releases().await?.releases.iter().any(|there| there.name == *new)
+    {
+        // Before anything is stopped for it.
+        let why = format!("convert: release {new} is there already; name another, or destroy it");
+        return Err(Failure::new(ErrorKind::Conflict, why));
     }
-    let name = jail.spec.name.as_str();
-    confirm(args.yes, &format!("make jail {name} thick"))?;
+    let what = new.as_ref().map_or(format!("make jail {name} thick"), |new| format!("make {new} of jail {name}"));
+    confirm(args.yes, &what)?;
     let was_up = front.down(&jail, args.auto).await?;
-    let converted = match front.client.convert_jail(name).await {
+    let events = match &new {
+        None => front.client.convert_jail(name.as_str()).await,
+        Some(new) => {
+            let source = Some(ReleaseSource::Jail(name.clone()));
+            front.client.make_release(&Bootstrap { name: new.clone(), source, update: false }).await
+        }
+    };
+    let converted = match events {
         Ok(events) => front.follow(events).await,
         Err(error) => Err(error.into()),
     };
-    front.back(name, was_up).await?;
+    front.back(name.as_str(), was_up).await?;
     converted?;
-    front.say.info(&format!("{name}: is thick"))?;
+    front.say.info(&new.map_or(format!("{name}: is thick"), |new| format!("{new}: is a release, made of '{name}'")))?;
     Ok(ExitCode::SUCCESS)
 }
 

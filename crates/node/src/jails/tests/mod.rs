@@ -126,7 +126,7 @@ impl Bed {
 
     pub async fn bootstrap(&self, source: ReleaseSource, update: bool) {
         let asked = Bootstrap { name: release(), source: Some(source), update };
-        self.jails.bootstrap(asked, nobody()).await.unwrap();
+        self.jails.bootstrap(&own(), asked, nobody()).await.unwrap();
     }
 
     /// The daemon ends in order; jails live on.

@@ -95,6 +95,14 @@ async fn b01_files_of_a_jail_in_a_container_last() {
     bed.jails.start(&own(), &name("sub"), nobody()).await.unwrap();
     assert_eq!(bed.sh("sub", "cat /root/file").await, (0, "other\n".to_owned()));
 
+    // A release is made of one that is down, and of one's own.
+    let made = ReleaseName::parse("made").unwrap();
+    let asked = || Bootstrap { name: made.clone(), source: Some(ReleaseSource::Jail(name("web"))), update: false };
+    let up = bed.jails.bootstrap(&own(), asked(), nobody()).await.unwrap_err();
+    assert!(up.to_string().contains("jail web: is up"), "{up}");
+    let others = bed.jails.bootstrap(&"red".parse().unwrap(), asked(), nobody()).await.unwrap_err();
+    assert_eq!(others.kind, ErrorKind::NotFound, "{others}");
+
     let used = bed.jails.drop_release(&release()).await.unwrap_err();
     assert!(used.to_string().contains("jail web"), "{used}");
     bed.destroy("sub").await.unwrap();

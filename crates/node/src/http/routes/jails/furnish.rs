@@ -73,18 +73,21 @@ pub(in crate::http) async fn releases(State(app): State<App>, caller: Caller) ->
     Ok(Json(ReleaseList { releases: app.jails()?.releases(of) }))
 }
 
-/// Makes a release of an image, or of what the operator says of its name.
+/// Makes a release of an image, of a jail of the caller's namespace that is down, or of what the operator says of its name.
 #[utoipa::path(post, path = "/releases", tag = "jails", operation_id = "make_release", request_body = Value,
     responses((status = 200, body = Value, content_type = "application/x-ndjson",
         description = "One event in each line; the last is `done`, with the release, or `failed`.")))]
 pub(in crate::http) async fn make_release(
     State(app): State<App>,
     _admin: Administrator,
+    caller: Caller,
     Extension(id): Extension<RequestId>,
     JsonBody(request): JsonBody<Bootstrap>,
 ) -> Answer<Response> {
     let jails = app.jails()?.clone();
-    let work = |events| async move { jails.bootstrap(request, events).await.map(|release| other(&release)) };
+    let work = |events| async move {
+        jails.bootstrap(&caller.namespace, request, events).await.map(|release| other(&release))
+    };
     Work::respond(&app, id, work).await
 }
 
