@@ -3,6 +3,9 @@
 //! While nobody is at its other end a port is hung up: reading gives an end of file and a poller says so without a pause. That is
 //! no end: the next daemon will be there. So it is watched by a poller of its own that tells of changes only, and that
 //! poller is what the agent's waits on.
+//!
+//! That somebody came is told apart from what they say, and perhaps after it: a port that seems hung up may have given bytes
+//! that nobody is to lose.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,7 +26,7 @@ pub struct Device {
     port: OwnedFd,
     /// Readable when something about the port has changed.
     changes: Port,
-    /// Somebody is at the other end, as far as was seen.
+    /// Somebody was at the other end when the port was last asked: bytes alone do not prove it.
     met: bool,
 }
 
@@ -39,11 +42,14 @@ impl Device {
 
     /// Ready when something has changed since it was last ready.
     fn poll_changed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.changes.poll_news(cx, |poller| {
+        ready!(self.changes.poll_news(cx, |poller| {
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             let mut told = Vec::with_capacity(4);
             let _ = epoll::wait(poller, rustix::buffer::spare_capacity(&mut told), Some(&now));
-        })
+        }));
+        // News of the one direction may be taken in by the other, which cannot tell them apart: both try once more.
+        cx.waker().wake_by_ref();
+        Poll::Ready(())
     }
 }
 
@@ -57,7 +63,6 @@ impl AsyncRead for Device {
                 }
                 Ok(0) => {}
                 Ok(n) => {
-                    self.met = true;
                     buffer.advance(n);
                     return Poll::Ready(Ok(()));
                 }
@@ -71,12 +76,16 @@ impl AsyncRead for Device {
 }
 
 impl AsyncWrite for Device {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             match rustix::io::write(&self.port, bytes) {
                 Err(Errno::AGAIN) => {}
                 Err(Errno::INTR) => continue,
-                result => return Poll::Ready(Ok(result?)),
+                Ok(n) => {
+                    self.met = true;
+                    return Poll::Ready(Ok(n));
+                }
+                Err(errno) => return Poll::Ready(Err(errno.into())),
             }
             ready!(self.poll_changed(cx));
         }

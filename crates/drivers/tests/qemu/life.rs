@@ -1,11 +1,15 @@
 //! A machine from its beginning to its end.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use moat_agent::protocol::line;
 use moat_engine::driver::{Driver as _, Recovered};
 use moat_model::SandboxSpec;
 use moat_model::file::FileRequest;
 use moat_model::spec::{Artifact, RootSpec};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 
 use crate::bed::{Bed, DEADLINE};
 
@@ -39,6 +43,35 @@ async fn a_program_of_the_node_is_put_in_place() {
     let question = FileRequest::Stat { path: "/local/probe".to_owned() };
     let listed = vm.guest().file(None, &question).await.map_err(|e| e.chain()).unwrap();
     assert!(format!("{listed:?}").contains(&0o555.to_string()), "{listed:?}");
+    vm.end().await;
+}
+
+/// The port says that somebody is at its other end apart from what comes through it, and perhaps later: who comes and speaks at
+/// once, again and again, is answered every time.
+#[tokio::test]
+async fn whoever_comes_again_at_once_is_answered() {
+    const TIMES: u64 = 300;
+    let Some(bed) = Bed::new("come again") else { return };
+    let mut vm = bed.machine(bed.spec()).await;
+    vm.guest = None;
+    let port = vm.place.run_dir.join("agent.sock");
+    for nonce in 1..=TIMES {
+        let answered = async {
+            let socket = UnixStream::connect(&port).await?;
+            let mut line = line::connect(socket, nonce.to_be_bytes()).await?;
+            // Every other one stays until the agent has said something of its own accord, the rest are gone at once.
+            if nonce % 2 == 0 { line.read_u8().await.map(drop) } else { Ok(()) }
+        };
+        // A machine that has come to rest is slower to notice that somebody came than to take what they say.
+        tokio::time::sleep(Duration::from_millis(nonce % 50)).await;
+        let answered = tokio::time::timeout(DEADLINE, answered).await;
+        answered.unwrap_or_else(|_| panic!("connection {nonce} of {TIMES} has no answer")).unwrap();
+    }
+    vm.driver = bed.next_driver();
+    let found = vm.driver.recover(vm.record()).await.map_err(|e| e.chain()).unwrap();
+    let Recovered::Alive(guest) = found else { panic!("{found:?}") };
+    vm.guest = Some(guest);
+    assert_eq!(vm.sh("echo here").await, "here");
     vm.end().await;
 }
 

@@ -31,6 +31,7 @@ where
         arrived: BytesMut::new(),
         output: BytesMut::new(),
         current: None,
+        denied: false,
     };
     poll_fn(|cx| carrier.poll(cx, &mut begun)).await
 }
@@ -47,6 +48,8 @@ struct Carrier<'a, T> {
     /// What the device is to take; at most one piece, of which every byte may have become two.
     output: BytesMut,
     current: Option<(Nonce, DuplexStream)>,
+    /// Whoever spoke without a connection was told so; once, until somebody begins one.
+    denied: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Carrier<'_, T> {
@@ -118,11 +121,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Carrier<'_, T> {
         let event = self.decoder.next(&mut rest);
         match event {
             None => {}
-            Some(Event::Data(bytes)) => self.arrived.extend_from_slice(bytes),
+            Some(Event::Data(bytes)) if self.current.is_some() => self.arrived.extend_from_slice(bytes),
+            // Somebody believes to have a connection that is over here: when a device says that nobody is there any more, it may mean
+            // the one before them. They would wait for ever. The end of a connection that nobody has breaks theirs, and is
+            // nothing to whoever is only about to begin one.
+            Some(Event::Data(_)) if self.denied => {}
+            Some(Event::Data(_)) => {
+                self.denied = true;
+                encode_word(Word::End, Nonce::default(), &mut self.output);
+            }
             Some(Event::Word(Word::Begin, nonce)) => {
                 // What the device has not taken of the connection before is cut off wherever it is: the word after it is
                 // heard all the same.
                 self.output.clear();
+                self.denied = false;
                 encode_word(Word::Begun, nonce, &mut self.output);
                 let (ours, theirs) = duplex(HELD_LEN);
                 self.current = Some((nonce, ours));

@@ -164,6 +164,47 @@ fn each_side_learns_that_the_other_has_ended_it() {
     });
 }
 
+/// A device can say too late that the one before has gone, and the agent gives up the one that has begun since: whoever speaks then
+/// learns it, once, and begins again.
+#[test]
+fn whoever_speaks_without_a_connection_learns_it() {
+    block_on(async {
+        let (mut host, mut device) = duplex(1 << 10);
+        let mut line = connect_and_serve(&mut host, &mut device, [1; 8]).await;
+        // Here the agent was told that nobody is there any more, and serves anew.
+        for _ in 0..3 {
+            line.write_all(b"hello").await.unwrap();
+        }
+        {
+            let serving = serve(&mut device, |_| panic!("nobody has begun"));
+            let mut heard = [0; 8];
+            let error = tokio::select! {
+                read = line.read(&mut heard) => read.unwrap_err(),
+                ended = serving => panic!("{ended:?}"),
+            };
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        }
+        drop(line);
+        connect_and_serve(&mut host, &mut device, [2; 8]).await;
+        let mut more = [0; 8];
+        let nothing = tokio::time::timeout(std::time::Duration::from_millis(20), host.read(&mut more)).await;
+        assert!(nothing.is_err(), "it is told once: {more:?}");
+    });
+}
+
+/// A connection whose agent's side was given up as soon as it had begun, by who serves the device.
+async fn connect_and_serve<'a>(
+    host: &'a mut DuplexStream,
+    device: &mut DuplexStream,
+    nonce: Nonce,
+) -> super::Line<&'a mut DuplexStream> {
+    let mut held = Vec::new();
+    tokio::select! {
+        line = connect(host, nonce) => line.unwrap(),
+        ended = serve(device, |one| held.push(one)) => panic!("{ended:?}"),
+    }
+}
+
 /// With nobody there to answer it waits, and whoever does not want to wait drops it.
 #[test]
 fn without_an_answer_it_waits() {
