@@ -171,10 +171,14 @@ impl Shared {
         .await?;
         // The record last: whoever is killed before this removes again.
         self.store.remove(id)?;
-        let mut table = self.table();
-        table.entries.remove(id);
-        table.changed.remove(id);
-        Ok(())
+        {
+            let mut table = self.table();
+            table.entries.remove(id);
+            table.changed.remove(id);
+        }
+        // Being set up when it ended, it may have made them again since; from here on it sees that nobody wants them.
+        let dirs = self.dirs_of(id);
+        blocking("remove the directories of an allocation", move || dirs.remove()).await
     }
 
     // --- what is known

@@ -40,17 +40,15 @@ async fn tell(to: &Sender<News>, event: Event) {
 
 /// Directories and ports.
 pub(super) async fn set_up(ground: Ground, to: Sender<News>) {
-    match try_set_up(&ground).await {
-        Ok(ports) => {
-            if to.send(News::SetUp(ports)).await.is_err() {
-                undo(&ground).await;
-            }
-        }
-        Err(error) => tell(&to, Event::NotSetUp(error.chain())).await,
-    }
+    let news = match try_set_up(&ground).await {
+        Ok(ports) => News::SetUp(ports),
+        Err(error) => News::Life(Event::NotSetUp(error.chain())),
+    };
+    say(&to, news).await;
+    undo(&ground).await;
 }
 
-/// One that was forgotten while it waited for its predecessor leaves neither ports nor directories.
+/// One that was forgotten while it waited for its predecessor leaves neither ports nor directories, however far it came.
 async fn undo(ground: &Ground) {
     let id = &ground.allocation.id;
     if ground.shared.view(id).is_some() {
