@@ -13,6 +13,7 @@ use super::heart::{FREEZE, FRESH, Heart, LEASH, Standing};
 use super::keys::{JOBS, Key};
 use super::replica::Replica;
 use super::store::Store;
+use super::succession::awaited;
 use crate::allocations::Assignment;
 use crate::error::{Error, Result};
 
@@ -188,10 +189,14 @@ impl Local {
         }
     }
 
+    /// What waits for another to end is handed over by a later call: that one's end is a change.
     async fn hand_over(&self, given: &mut BTreeMap<AllocId, Assignment>) {
-        let (all, seen) = (self.all(), self.documented());
+        let (all, seen, waiting) = (self.all(), self.documented(), self.waiting());
         for assignment in all {
             let id = assignment.allocation.id.clone();
+            if waiting.contains(&id) {
+                continue;
+            }
             if given.get(&id).is_some_and(|old| old.allocation == assignment.allocation) {
                 continue;
             }
@@ -214,6 +219,15 @@ impl Local {
     fn documented(&self) -> BTreeSet<AllocId> {
         let state = self.replica.state();
         state.outcomes.values().flat_map(|held| held.value.on(&self.me).map(|a| a.id.clone())).collect()
+    }
+
+    /// Allocations of this node whose predecessors have not left their place yet.
+    fn waiting(&self) -> BTreeSet<AllocId> {
+        let state = self.replica.state();
+        let mine = state.outcomes.values().flat_map(|held| held.value.on(&self.me));
+        mine.filter(|allocation| awaited(&state, allocation).is_some())
+            .map(|allocation| allocation.id.clone())
+            .collect()
     }
 
     /// It is in no document any more: its job was purged, or it ended long ago.
@@ -248,12 +262,29 @@ impl Local {
         status
     }
 
+    /// Those here whose status is not in the bucket: it was deleted, or its server forgot. Others may wait for what it said.
+    fn untold(&self) -> Vec<AllocId> {
+        let known = self.hands.known().into_iter().map(|known| known.assignment.allocation.id);
+        let state = self.replica.state();
+        known
+            .filter(|id| state.is_synced() && state.owners.contains_key(id) && !state.statuses.contains_key(id))
+            .collect()
+    }
+
     /// Tells what allocations are like, the latest of each, until it is heard.
     async fn tell(&self) {
         use futures::StreamExt as _;
         let mut feed = self.hands.feed();
+        let mut looks = tokio::time::interval(ANEW);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let batch = feed.next().await;
+            let batch = tokio::select! {
+                batch = feed.next() => batch,
+                _ = looks.tick() => {
+                    self.untold().into_iter().for_each(|id| feed.again(id));
+                    continue;
+                }
+            };
             let unheard: Vec<AllocId> = futures::stream::iter(batch)
                 .map(|status| async move {
                     let status = self.as_told(status);

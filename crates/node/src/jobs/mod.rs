@@ -19,6 +19,7 @@ mod local;
 mod replica;
 mod serve;
 mod store;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -10,6 +10,7 @@ use crate::jobs::controller::{next_launch, node_state};
 use crate::jobs::document::{Evaluated, JobRecord, Outcome, Request};
 use crate::jobs::evaluation::{DeploymentView, EvaluationView, Progress, Trigger};
 use crate::jobs::replica::{Held, State};
+use crate::jobs::succession::awaited;
 use crate::jobs::view::{
     AllocView, ChildrenSummary, FutureReschedule, GroupSummary, JobStatus, JobSummary, JobView, ServiceInstance,
 };
@@ -219,6 +220,10 @@ pub fn alloc_view(state: &State, key: &JobKey, allocation: &Allocation, whole: b
     let description = match client {
         ClientStatus::Lost => "its node was given up".to_owned(),
         ClientStatus::Unknown => "nobody hears from its node".to_owned(),
+        ClientStatus::Pending if status.is_none() => {
+            let waits = |previous: &Allocation| format!("waits for the end of {}, which it replaces", previous.id);
+            awaited(state, allocation).map(waits).unwrap_or_default()
+        }
         _ => status.as_ref().map(|status| status.description.clone()).unwrap_or_default(),
     };
     AllocView {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moat_model::job::cluster::Capacity;
-use moat_model::job::{ClientStatus, NodeFacts};
+use moat_model::job::{ClientStatus, Constraint, Job, NodeFacts, Operator};
 use moat_model::{AllocId, JobId};
 use moat_testkit::{NatsServer, Release};
 use tokio::task::JoinHandle;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::cut::Wire;
 use super::pretend::Pretend;
 use super::{default_namespace, job, node};
+use crate::jobs::keys::STATUS;
 use crate::jobs::{Bounds, DrainRequest, Jobs, LastBeat, Parts, StopOptions, SubmitOptions, serve};
 
 pub const SOON: Duration = Duration::from_secs(90);
@@ -115,11 +116,15 @@ pub async fn until(members: &[Member], what: &str, done: impl Fn(&[(char, AllocI
 }
 
 pub async fn submit(members: &[Member], name: &str, count: u32) {
+    declare(members, job(name, count)).await;
+}
+
+async fn declare(members: &[Member], job: Job) {
     let end = Instant::now() + SOON;
     loop {
         let mut last = None;
         for member in members {
-            match member.jobs.submit(&default_namespace(), job(name, count), SubmitOptions::default()).await {
+            match member.jobs.submit(&default_namespace(), job.clone(), SubmitOptions::default()).await {
                 Ok(_) => return,
                 Err(error) => last = Some(error.chain()),
             }
@@ -182,6 +187,36 @@ async fn what_runs_once_never_answers_twice() {
         }
         comes_back(&members, letter, &what).await;
         now = until(&members, &format!("{what}, back"), |now| now.len() == 1).await;
+    }
+}
+
+/// A newer version is declared just when the daemon has died that was to stop the older one: that one lives on for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_version_does_not_answer_beside_an_older_one() {
+    let Some(server) = NatsServer::start(Release::Current).await.unwrap() else { return };
+    let mut members = Vec::new();
+    for letter in ['A', 'B', 'C'] {
+        members.push(Member::new(letter, server.url()).await);
+    }
+    submit(&members, "once", 1).await;
+    let mut now = until(&members, "first", |now| now.len() == 1).await;
+    for round in 0..rounds() {
+        let (letter, alloc) = now[0].clone();
+        let at = members.iter().position(|member| member.letter == letter).unwrap();
+        members[at].kill();
+        let mut newer = job("once", 1);
+        let (attribute, value) = ("${node.unique.name}".to_owned(), letter.to_string());
+        newer.constraints.push(Constraint { attribute, operator: Operator::NotEqual, value });
+        declare(&members, newer).await;
+        let what = format!("round {round}: {letter} without its daemon");
+        let replaced = |now: &[(char, AllocId)]| now.len() == 1 && now[0].1 != alloc;
+        // Soon enough for half of it that its node is never given up.
+        let back = Duration::from_secs(if rand::random_bool(0.5) { 2 } else { 14 });
+        let late = Instant::now() + back;
+        until(&members, &what, |now| replaced(now) || Instant::now() >= late).await;
+        members[at].start().await;
+        now = until(&members, &format!("{what}, back after {back:?}"), replaced).await;
+        comes_back(&members, letter, &what).await;
     }
 }
 
@@ -274,6 +309,31 @@ async fn a_drained_node_is_empty_and_something_answers_all_the_while() {
         assert!(Instant::now() < end, "it is not empty: {now:?}");
         tokio::time::sleep(LOOK).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_told_and_is_gone_is_told_again() {
+    let Some(server) = NatsServer::start(Release::Current).await.unwrap() else { return };
+    let members = [Member::new('A', server.url()).await];
+    submit(&members, "told", 3).await;
+    let end = Instant::now() + SOON;
+    let all_run = async |what: &str| {
+        while running(&members[0], "told").await < 3 {
+            assert!(Instant::now() < end, "{what}");
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    all_run("they do not run").await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let statuses = async_nats::jetstream::new(client).get_key_value(STATUS).await.unwrap();
+    for (_, id) in answering(&members) {
+        statuses.purge(id.as_str()).await.unwrap();
+    }
+    while running(&members[0], "told").await > 0 {
+        assert!(Instant::now() < end, "it is not seen that it is gone");
+        tokio::time::sleep(LOOK).await;
+    }
+    all_run("it is not told again").await;
 }
 
 async fn running(member: &Member, name: &str) -> usize {
