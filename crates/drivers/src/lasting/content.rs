@@ -8,6 +8,7 @@ use moat_engine::error::Result;
 use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
 use rustix::io::{self, Errno, pread, pwrite};
 
+use super::patch::{is_shared_quickly, patch};
 use super::{Stats, failed, go_on};
 
 /// How much is copied before it is looked whether it was called off.
@@ -37,6 +38,23 @@ fn cannot(errno: Errno) -> bool {
 }
 
 impl Means {
+    /// Makes `to`, which an earlier pass copied, what `from` is now, if that is quicker than a new copy. Whether it did; if not,
+    /// `to` is to be replaced.
+    pub(super) fn renew(
+        self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        size: u64,
+        path: &Path,
+        stats: &mut Stats,
+        cancel: &AtomicBool,
+    ) -> Result<bool> {
+        if self.clone && is_shared_quickly(from, size) {
+            return Ok(false);
+        }
+        patch(from, to, size, path, stats, cancel)
+    }
+
     /// Gives the empty file `to` the content of `from`, which had `size` bytes when it was looked at. One that is being written
     /// may come out mixed: whoever lets that happen copies it again.
     pub(super) fn copy(
@@ -120,7 +138,7 @@ fn by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, at: u64, want: u64) -> io::
 }
 
 /// The next piece that is no hole. File systems that do not know holes say that all is data.
-fn data(from: BorrowedFd<'_>, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+pub(super) fn data(from: BorrowedFd<'_>, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     let start = match seek(from.as_fd(), SeekFrom::Data(at)) {
         Ok(start) => start,
         Err(Errno::NXIO) => return Ok(None),

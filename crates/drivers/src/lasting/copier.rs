@@ -292,6 +292,12 @@ impl Copier {
             return Ok(false);
         }
         let to = here.opened(self.to.as_fd())?;
+        if self.is_another_state(&stat, seen)
+            && self.making(turn).renew(here.from.as_fd(), to.as_fd(), name, &stat, &path)?
+        {
+            self.seen.insert(key, Seen { ino: stat.st_ino, directory: false, changed: turn.settled(&stat) });
+            return Ok(true);
+        }
         if !here.fresh {
             remove::entry(to.as_fd(), name).map_err(failed("replace", &path))?;
         }
@@ -308,6 +314,13 @@ impl Copier {
         }
         self.seen.insert(key, Seen { ino: stat.st_ino, directory: false, changed: turn.settled(&stat) });
         Ok(true)
+    }
+
+    /// Whether it is the one file that an earlier pass copied to this place, changed since.
+    fn is_another_state(&self, stat: &Stat, seen: Option<Seen>) -> bool {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let same = seen.is_some_and(|seen| !seen.directory && seen.ino == stat.st_ino);
+        is_file && same && stat.st_nlink == 1 && !self.laying
     }
 
     /// Makes an empty directory where there is none, or none that stays. Whether nothing is in it.

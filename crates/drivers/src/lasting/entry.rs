@@ -1,13 +1,14 @@
 //! One thing of a tree, made anew in the copy.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use moat_engine::error::{Error, Result};
 use moat_model::ErrorKind;
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, mknodat, openat, readlinkat, symlinkat};
+use rustix::io::Errno;
 
 use super::attributes::Attributes;
 use super::content::Means;
@@ -49,7 +50,7 @@ impl Making<'_> {
             FileType::Symlink => {
                 let target = readlinkat(from, name, Vec::new()).map_err(|errno| match errno {
                     // Something else lies there now.
-                    rustix::io::Errno::INVAL => changed(path),
+                    Errno::INVAL => changed(path),
                     errno => failed("read link", path)(errno),
                 })?;
                 symlinkat(target, to, name).map_err(failed("make", path))?;
@@ -80,19 +81,55 @@ impl Making<'_> {
         attributes.give(to, name, FileType::from_raw_mode(stat.st_mode), path)
     }
 
-    fn file(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat, path: &Path) -> Result<()> {
-        let source = openat(from, name, READING, Mode::empty()).map_err(|errno| match errno {
-            // Something else lies there now.
-            rustix::io::Errno::LOOP | rustix::io::Errno::NXIO => changed(path),
-            errno => failed("open", path)(errno),
-        })?;
-        let found = fstat(&source).map_err(failed("look at", path))?;
-        if found.st_ino != stat.st_ino || FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-            return Err(changed(path));
+    /// Makes the file `name`, which an earlier pass copied and which was looked at a moment ago, what it is now. Whether it did; if not, it
+    /// is to be made anew.
+    pub(super) fn renew(
+        &mut self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        name: &CStr,
+        stat: &Stat,
+        path: &Path,
+    ) -> Result<bool> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let copy = match openat(to, name, flags, Mode::empty()) {
+            Ok(copy) => copy,
+            // It is of another kind, or not there.
+            Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(failed("open the copy of", path)(errno)),
+        };
+        let made = fstat(&copy).map_err(failed("look at the copy of", path))?;
+        if FileType::from_raw_mode(made.st_mode) != FileType::RegularFile || made.st_nlink != 1 {
+            return Ok(false);
         }
+        let (source, size) = opened(from, name, stat, path)?;
+        if !self.means.renew(source.as_fd(), copy.as_fd(), size, path, self.stats, self.cancel)? {
+            return Ok(false);
+        }
+        self.attributes(from, to, name.to_bytes(), stat, path)?;
+        self.stats.files += 1;
+        Ok(true)
+    }
+
+    fn file(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat, path: &Path) -> Result<()> {
+        let (source, size) = opened(from, name, stat, path)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = openat(to, name, flags, Mode::from_raw_mode(0o600)).map_err(failed("make", path))?;
-        let size = u64::try_from(found.st_size).unwrap_or_default();
         self.means.copy(source.as_fd(), made.as_fd(), size, path, self.stats, self.cancel)
     }
+}
+
+/// A file of the tree that was looked at a moment ago, and its size.
+fn opened(from: BorrowedFd<'_>, name: &CStr, stat: &Stat, path: &Path) -> Result<(OwnedFd, u64)> {
+    let source = openat(from, name, READING, Mode::empty()).map_err(|errno| match errno {
+        // Something else lies there now.
+        Errno::LOOP | Errno::NXIO => changed(path),
+        errno => failed("open", path)(errno),
+    })?;
+    let found = fstat(&source).map_err(failed("look at", path))?;
+    if found.st_ino != stat.st_ino || FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return Err(changed(path));
+    }
+    let size = u64::try_from(found.st_size).unwrap_or_default();
+    Ok((source, size))
 }

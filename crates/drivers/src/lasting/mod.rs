@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `copier` | a tree as another tree, in passes: all of it, then what changed since |
 //! | `entry`, `content`, `attributes` | one thing of it: what is made, its bytes, whose it is |
+//! | `patch` | the bytes of a file that an earlier pass copied, and that was written to since |
 //! | `flatten` | layers and what lies over them as one tree |
 //! | `export`, `import`, `archive` | a tree as a tar stream, and back |
 //! | `remove` | a tree, however deep |
@@ -21,6 +22,7 @@ mod entry;
 mod export;
 mod flatten;
 mod import;
+mod patch;
 mod remove;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use moat_model::ErrorKind;
 use proptest::prelude::*;
-use rustix::fs::{CWD, FileType, Mode, XattrFlags, lgetxattr, llistxattr, lremovexattr, lsetxattr, mknodat};
+use rustix::fs::{
+    CWD, FallocateFlags, FileType, Mode, XattrFlags, lgetxattr, llistxattr, lremovexattr, lsetxattr, mknodat,
+};
 
 use super::archive::{Member, padding};
 use super::*;
@@ -303,6 +305,79 @@ fn blocks_are_shared_where_the_file_system_can() {
     assert!(took < SIZE as u64 / 16, "{took} bytes for a copy of {SIZE}");
     File::options().write(true).open(to.join("large")).unwrap().write_at(b"other", 2 << 20).unwrap();
     assert_eq!(fs::read(top.join("large")).unwrap()[2 << 20], 7);
+}
+
+/// Written to at random, a file that shares its blocks falls into pieces; to share those anew takes longer than to read it.
+#[test]
+fn what_lies_in_many_pieces_is_read_and_what_differs_is_written() {
+    const SIZE: u64 = 16 << 20;
+    const STEP: u64 = 8 << 10;
+    if not_root("lasting pieces") {
+        return;
+    }
+    let Some(disk) = moat_testkit::SharingDisk::make(1 << 30).unwrap() else {
+        return moat_testkit::not_run("lasting pieces", "mkfs.xfs is not installed");
+    };
+    let top = tree(disk.path(), &[]);
+    fs::write(top.join("large"), vec![7; SIZE as usize]).unwrap();
+    owned(&top);
+    let to = disk.path().join("copy");
+    let mut copier = copied(&top, &to);
+    let before = disk.taken().unwrap();
+    let large = File::options().write(true).open(top.join("large")).unwrap();
+    for at in (0..SIZE).step_by(STEP as usize) {
+        large.write_at(b"changed", at).unwrap();
+    }
+    let second = copier.pass(Pass::Running, &GO).unwrap();
+    assert_eq!((second.bytes_cloned, second.bytes_copied), (0, SIZE / 2));
+    large.write_at(b"again", STEP).unwrap();
+    let last = copier.pass(Pass::Standing, &GO).unwrap();
+    assert_eq!((last.bytes_cloned, last.bytes_copied), (0, 4 << 10));
+    copier.finish().unwrap();
+    assert_eq!(told(&top, FROM), told(&to, TO));
+    // Half of it was changed: those blocks are there twice, the others are shared as before.
+    let took = disk.taken().unwrap() - before;
+    assert!(took < SIZE + SIZE / 4, "{took} bytes for two files of {SIZE} of which half differs");
+}
+
+/// Where blocks cannot be shared: the copy stays the file it is, and of it only what changed is written.
+#[test]
+fn what_changed_in_a_file_is_written_into_its_copy() {
+    const MIB: u64 = 1 << 20;
+    if not_root("lasting patches") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let top = tree(dir.path(), &[]);
+    let names = ["written", "grown", "cut", "punched", "emptied", "mode"];
+    for name in names {
+        fs::write(top.join(name), vec![7; 4 * MIB as usize]).unwrap();
+    }
+    File::create(top.join("sparse")).unwrap().set_len(16 * MIB).unwrap();
+    owned(&top);
+    let to = dir.path().join("copy");
+    let mut copier = copied(&top, &to);
+    let inodes = || names.map(|name| fs::metadata(to.join(name)).unwrap().ino());
+    let before = inodes();
+    let open = |name| File::options().write(true).open(top.join(name)).unwrap();
+    open("written").write_at(b"changed", 2 * MIB + 17).unwrap();
+    open("grown").write_at(b"end", 5 * MIB).unwrap();
+    open("cut").set_len(MIB + 5).unwrap();
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(open("punched"), punch, MIB, 2 * MIB).unwrap();
+    open("emptied").set_len(0).unwrap();
+    fs::set_permissions(top.join("mode"), fs::Permissions::from_mode(0o4755)).unwrap();
+    open("sparse").write_at(b"x", 8 * MIB).unwrap();
+    let last = copier.pass(Pass::Standing, &GO).unwrap();
+    // A page each, of the three that were written to.
+    assert_eq!((last.bytes_cloned, last.bytes_copied), (0, 2 * (4 << 10) + 3));
+    copier.finish().unwrap();
+    assert_eq!(told(&top, FROM), told(&to, TO));
+    assert_eq!(inodes(), before, "none was made anew");
+    for name in ["punched", "sparse"] {
+        let blocks = fs::metadata(to.join(name)).unwrap().blocks();
+        assert!(blocks * 512 < 3 * MIB, "{name}: {blocks} blocks");
+    }
 }
 
 #[test]

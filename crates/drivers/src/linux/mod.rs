@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod directory;
 pub mod endpoint;
 pub mod erofs;
+pub mod extents;
 pub mod identity;
 pub mod lasting;
 pub mod launch;

@@ -125,10 +125,11 @@ fn copy(shared: &Shared, handle: &Handle, order: &Order, up: Option<&SandboxId>,
     let mut copiers = made.collect::<Result<Vec<_>>>()?;
     let mut stats = Stats::default();
     if let Some(id) = up {
-        for _ in 0..RUNNING_PASSES {
+        for nth in 1..=RUNNING_PASSES {
             let done = pass(&mut copiers, Pass::Running, stop)?;
             stats = stats.and(done);
-            if done.files + done.removed < FEW {
+            // How many the first one copies says how many there are, not how many change.
+            if nth > 1 && done.files + done.removed < FEW {
                 break;
             }
         }
