@@ -2,25 +2,16 @@
 
 use std::fmt;
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use crate::vm::program;
 
 /// Oldest version whose interface this driver speaks: snapshots have a format of their own from it on.
 pub const OLDEST: Version = Version { major: 1, minor: 7, patch: 0 };
 /// First minor version that was not looked at.
 pub const NEWEST: Version = Version { major: 1, minor: 18, patch: 0 };
-/// A program that prints a line takes milliseconds; on a machine with much to do, some more.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Longest answer that is read.
-const ANSWER_LEN_MAX: u64 = 4096;
-
 /// A version of Firecracker or its jailer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
@@ -112,7 +103,7 @@ impl Program {
         if let Some((_, version)) = known.filter(|(at, _)| *at == stamp) {
             return Ok(version);
         }
-        let answer = ask(&self.path).map_err(|e| format!("{path} --version: {e}"))?;
+        let answer = program::version(&self.path).map_err(|e| format!("{path} --version: {e}"))?;
         let said: String = answer.lines().next().unwrap_or_default().chars().take(80).collect();
         let version = Version::of_answer(&answer).ok_or_else(|| format!("{path} --version says {said:?}"))?;
         *known = Some((stamp, version));
@@ -134,39 +125,6 @@ impl Program {
     pub fn file_name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
-}
-
-/// What it prints, within a bound of time and length.
-fn ask(path: &Path) -> Result<String, String> {
-    let mut child = Command::new(path)
-        .arg("--version")
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|e| e.to_string())?;
-    // A line fits into the pipe, so nobody has to read before it ends.
-    let ended = wait(&child);
-    if !ended.is_ok_and(|ended| ended) {
-        // Whether it could be killed or not, nobody waits for it longer.
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(format!("no answer within {} s", ANSWER_WITHIN.as_secs()));
-    }
-    child.wait().map_err(|e| e.to_string())?;
-    let mut answer = String::new();
-    let Some(stdout) = child.stdout.take() else { return Err("no output".to_owned()) };
-    stdout.take(ANSWER_LEN_MAX).read_to_string(&mut answer).map_err(|e| e.to_string())?;
-    Ok(answer)
-}
-
-/// Whether it ends in time.
-fn wait(child: &Child) -> rustix::io::Result<bool> {
-    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
-    let within = Timespec { tv_sec: ANSWER_WITHIN.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: 0 };
-    Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&within))? > 0)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use moat_engine::error::{Error, Result};
 use moat_model::ErrorKind;
@@ -12,6 +11,7 @@ use super::accelerator::{Accelerator, KvmKind, Trial, kvm_kind};
 use super::config::{AcceleratorChoice, QemuConfig};
 use super::launch::Launcher;
 use crate::vm::boot::BootImage;
+use crate::vm::program;
 
 /// Oldest QEMU: the one whose state this driver was measured with.
 const VERSION_MIN: (u32, u32) = (7, 2);
@@ -98,14 +98,12 @@ pub(super) fn program(config: &QemuConfig) -> Result<PathBuf> {
 }
 
 /// What a program says of itself. This starts no machine.
-pub(super) fn version_of(program: &Path) -> Result<String> {
-    let failed = |e: std::io::Error| {
-        Error::caused_by(ErrorKind::Unsupported, format!("qemu.program: {} --version", program.display()), e)
-    };
-    let output = Command::new(program).arg("--version").env_clear().output().map_err(failed)?;
-    let text = String::from_utf8_lossy(&output.stdout);
+pub(super) fn version_of(program_file: &Path) -> Result<String> {
+    let failed =
+        |why| Error::new(ErrorKind::Unsupported, format!("qemu.program: {} --version: {why}", program_file.display()));
+    let text = program::version(program_file).map_err(failed)?;
     let Some((version, numbers)) = parse_version(&text) else {
-        return Err(Error::new(ErrorKind::Unsupported, format!("qemu.program: {} is no QEMU", program.display())));
+        return Err(Error::new(ErrorKind::Unsupported, format!("qemu.program: {} is no QEMU", program_file.display())));
     };
     if numbers < VERSION_MIN {
         let (major, minor) = VERSION_MIN;

@@ -10,7 +10,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use moat_agent::launch::{
@@ -31,6 +30,7 @@ use crate::linux::{readiness, seccomp};
 use crate::vm::endpoint::said;
 use crate::vm::machine::Machine;
 use crate::vm::process::{Vmm, replace_file};
+use crate::vm::program;
 
 /// Where the program is looked for: it belongs to QEMU's helpers, which are on nobody's path.
 const PLACES: [&str; 4] =
@@ -84,11 +84,10 @@ enum Kind {
 }
 
 /// `virtiofsd version 7.2.22 (Debian …)`, or `virtiofsd 1.13.0`.
-fn kind_of(program: &Path) -> Result<Kind> {
+fn kind_of(program_file: &Path) -> Result<Kind> {
     let failed =
-        |why: String| Error::new(ErrorKind::Unsupported, format!("qemu.virtiofsd: {}: {why}", program.display()));
-    let output = Command::new(program).arg("--version").env_clear().output().map_err(|e| failed(e.to_string()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+        |why: String| Error::new(ErrorKind::Unsupported, format!("qemu.virtiofsd: {}: {why}", program_file.display()));
+    let text = program::version(program_file).map_err(failed)?;
     let mut words = text.split_whitespace();
     match (words.next(), words.next()) {
         (Some("virtiofsd"), Some("version")) => Ok(Kind::Qemu),
