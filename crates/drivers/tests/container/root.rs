@@ -128,13 +128,11 @@ async fn n08_what_is_not_mapped_is_not_found() {
     assert_eq!(sandbox.exec(&["echo", "args", "here"]).await.ok(), "here");
 }
 
-/// Volumes come later; what is shown from the host today is read-only, and on the host's own file system.
+/// What a sandbox is shown of its own logs is read-only, and lies on the host's own file system. Binds that may be
+/// written are in `binds.rs`.
 #[tokio::test]
 async fn n14_binds_are_the_hosts_files_and_read_only() {
-    moat_testkit::not_run(
-        "N14 (writable binds, devices)",
-        "a spec has no volumes and no device grants in this version",
-    );
+    moat_testkit::not_run("N14 (devices)", "a spec grants no devices in this version");
     let Some(host) = Host::new("N14") else { return };
     let logs = tree();
     fs::set_permissions(logs.path(), fs::Permissions::from_mode(0o777)).unwrap();
