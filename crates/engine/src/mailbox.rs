@@ -146,7 +146,7 @@ pub struct Signals {
     pub views: Arc<watch::Sender<SandboxView>>,
     /// The sandbox as asked for.
     pub specs: Arc<watch::Sender<Arc<SandboxSpec>>>,
-    /// Its record is gone.
+    /// Its record is gone, and nobody finds it any more.
     pub forgotten: CancellationToken,
     /// In which way its start failed first.
     pub failure: Arc<OnceLock<ErrorKind>>,

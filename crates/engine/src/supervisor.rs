@@ -297,7 +297,7 @@ impl Engine {
         self.keep(id, CaptureKind::Machine, dir).await
     }
 
-    /// Ends it, from whatever phase, and forgets its record; resolves when it is forgotten.
+    /// Ends it, from whatever phase, and forgets its record; resolves when it is forgotten and nobody finds it any more.
     pub async fn delete(&self, id: &SandboxId) -> Result<()> {
         let handle = self.handle(id)?;
         self.delete_within(&handle, down_within(&handle, Duration::ZERO)).await
@@ -516,10 +516,14 @@ impl Engine {
     /// Runs an actor to its end; one that breaks is counted and replaced by one that ends the sandbox.
     async fn tend(&self, id: SandboxId, driver: Arc<dyn Driver>, mut actor: Actor, mut first: Fact) {
         for _ in 0..=REPLACEMENTS_MAX {
-            if AssertUnwindSafe(actor.run(first)).catch_unwind().await.is_ok() {
-                if actor.is_forgotten() {
-                    self.table().remove(&id);
-                }
+            let ended = AssertUnwindSafe(actor.run(first)).catch_unwind().await;
+            if actor.is_forgotten() {
+                self.table().remove(&id);
+                // Whoever waits for it may ask at once who is here, or make another with its id or its layer.
+                actor.signals().forgotten.cancel();
+                return;
+            }
+            if ended.is_ok() {
                 return;
             }
             self.inner.tasks.count_panic();

@@ -8,9 +8,7 @@ mod image_host;
 #[path = "support/rest.rs"]
 mod rest;
 
-use std::process::Command;
-
-use image_host::{Host, SOON};
+use image_host::{Host, SOON, table};
 use moat_testkit::{not_run, shared, wait_until};
 use serde_json::{Value, json};
 
@@ -19,26 +17,11 @@ fn fetch(host: &str) -> String {
     format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 3 {host} 8080")
 }
 
-/// What everything of this node's network is called.
-fn name_of(host: &Host) -> String {
-    let text = std::fs::read_to_string(host.run_dir.path().join("net/place.json")).unwrap();
-    serde_json::from_str::<Value>(&text).unwrap()["name"].as_str().unwrap().to_owned()
-}
-
 /// Links of this node, ready ones included.
 fn links(name: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/sys/class/net").unwrap().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|link| link.starts_with(name)).collect()
-}
-
-/// The table of this node, as the kernel has it, without what it counted.
-fn table(name: &str) -> Option<String> {
-    let tools = moat_testkit::tools_dir().display().to_string();
-    let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new("nft").env("PATH", path).args(["list", "table", "inet", name]).output().unwrap();
-    let text = output.status.success().then(|| String::from_utf8(output.stdout).unwrap())?;
-    Some(text.lines().filter(|line| !line.contains("packets")).collect::<Vec<_>>().join("\n"))
 }
 
 async fn wired(host: &Host, namespace: &str, network: Value) -> (String, String) {
@@ -83,7 +66,7 @@ async fn sandboxes_talk_as_their_rules_say_whatever_becomes_of_the_daemon() {
     if host.client().get("network").await.expect(200)["enabled"] != true {
         return not_run("networks", "this host cannot have networks");
     }
-    let name = name_of(&host);
+    let name = host.network_name().unwrap();
     host.warm_up("tools").await;
     let (web, address) = wired(&host, "default", json!({"mode": "internal", "name": "web"})).await;
     let (client, _) = wired(&host, "default", json!("internal")).await;

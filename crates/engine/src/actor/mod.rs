@@ -77,6 +77,8 @@ pub struct Actor {
     unwritten: Option<Instant>,
     /// The record is to go.
     forgetting: bool,
+    /// The record is gone.
+    forgotten: bool,
     /// In which way the last effect failed that did.
     failed: Option<ErrorKind>,
     /// Who waits for an answer.
@@ -114,6 +116,7 @@ impl Actor {
             told: None,
             unwritten: None,
             forgetting: false,
+            forgotten: false,
             failed: None,
             waiting: Waiting::default(),
         }
@@ -154,9 +157,9 @@ impl Actor {
         self.watchers.shutdown().await;
     }
 
-    /// The record is gone, and nobody can ask for this sandbox any more.
+    /// The record is gone. Whoever runs this says so to those who wait for it, when it is not to be found any more.
     pub fn is_forgotten(&self) -> bool {
-        self.signals.forgotten.is_cancelled()
+        self.forgotten
     }
 
     /// What it shows to others.
@@ -430,7 +433,7 @@ impl Actor {
         }
         match self.shared.store.remove(self.id()) {
             Ok(()) => {
-                self.signals.forgotten.cancel();
+                self.forgotten = true;
                 true
             }
             Err(error) => {

@@ -199,6 +199,18 @@ async fn check_delete(b: &Bench, what: &str, within: Duration) {
     assert_eq!(b.outlet.ends(&id(1)).len(), 1, "{what}");
 }
 
+/// Actors and those who wait for them run beside each other, as in a daemon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn e16_whoever_deleted_it_finds_it_no_more_and_may_make_it_again() {
+    let b = bench(FakeConfig::default()).await;
+    for round in 0..500 {
+        b.engine.create(id(1), spec("app", &[])).await.unwrap_or_else(|e| panic!("{round}: {}", e.chain()));
+        b.engine.delete(&id(1)).await.unwrap();
+        assert_eq!(b.engine.list(), [], "{round}");
+    }
+    b.assert_clean();
+}
+
 #[tokio::test(start_paused = true)]
 async fn e16_delete_works_from_every_phase() {
     let good = FakeConfig::default;

@@ -116,12 +116,22 @@ impl Host {
         child.wait().unwrap();
     }
 
-    /// Ends the daemon in order.
+    /// Ends the daemon in order; its sandboxes and its network go with it.
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.daemon.take() {
-            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
-            child.wait().unwrap();
+        let Some(mut child) = self.daemon.take() else { return };
+        let network = self.network_name();
+        let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+        child.wait().unwrap();
+        let left = network.and_then(|name| table(&name));
+        if !std::thread::panicking() {
+            assert_eq!(left, None, "{}", self.log());
         }
+    }
+
+    /// What everything of its network is called; none where the host cannot have one.
+    pub fn network_name(&self) -> Option<String> {
+        let text = fs::read_to_string(self.run_dir.path().join("net/place.json")).ok()?;
+        serde_json::from_str::<Value>(&text).unwrap()["name"].as_str().map(ToOwned::to_owned)
     }
 
     pub fn client(&self) -> Client {
@@ -202,6 +212,15 @@ impl Drop for Host {
         let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.cgroup));
         let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(format!("{}.slice", self.cgroup)));
     }
+}
+
+/// The table of a node's network, as the kernel has it, without what it counted.
+pub fn table(name: &str) -> Option<String> {
+    let tools = moat_testkit::tools_dir().display().to_string();
+    let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("nft").env("PATH", path).args(["list", "table", "inet", name]).output().unwrap();
+    let text = output.status.success().then(|| String::from_utf8(output.stdout).unwrap())?;
+    Some(text.lines().filter(|line| !line.contains("packets")).collect::<Vec<_>>().join("\n"))
 }
 
 /// An image of a user, an environment, a working directory and busybox, in the layout `dir/layout` as `v1`.
