@@ -33,15 +33,37 @@ impl Drop for Up {
 }
 
 fn servers_of(home: &Path) -> Vec<u32> {
+    with_argument(home.join("up/nats/nats-server.conf").to_str().unwrap())
+}
+
+/// Processes of the host, those in sandboxes too.
+fn with_argument(wanted: &str) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let config = home.join("up/nats/nats-server.conf");
     let ours = |pid: &u32| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.split(|b| *b == 0).any(|argument| argument == config.as_os_str().as_encoded_bytes())
+        command.split(|b| *b == 0).any(|argument| argument == wanted.as_bytes())
     };
     pids.filter(ours).collect()
 }
+
+/// One task, which sleeps for a number of seconds that nobody else has.
+const SLEEPER: &str = r#"
+job "sleeper" {
+  group "g" {
+    task "t" {
+      driver = "exec"
+      config {
+        command = "/bin/sleep"
+        args    = ["SECONDS"]
+      }
+      resources {
+        memory = 32
+      }
+    }
+  }
+}
+"#;
 
 #[tokio::test]
 async fn up_runs_a_job_and_leaves_nothing() {
@@ -82,6 +104,13 @@ async fn up_runs_a_job_and_leaves_nothing() {
     assert!(output.status.success(), "{output:?}");
     let output = run(home.path(), &["exec", "busybox-svc", "--", "/local/busybox-svc", "sh", "-c", "echo in; exit 5"]);
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(5), &b"in\n"[..]), "{output:?}");
+    let seconds = format!("1000.{}", std::process::id());
+    let file = home.path().join("sleeper.hcl");
+    std::fs::write(&file, SLEEPER.replace("SECONDS", &seconds)).unwrap();
+    let output = run(home.path(), &["job", "run", "-detach", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let runs = wait_until(Duration::from_secs(60), "the task runs", async || with_argument(&seconds).first().copied());
+    runs.await.unwrap_or_else(|e| panic_with_log(home.path(), &e.to_string()));
     assert_eq!(run(home.path(), &["up", "--nats-port", "0", "--dir", dir.to_str().unwrap()]).status.code(), Some(5));
 
     let pid = Pid::from_child(&up.0);
@@ -91,6 +120,7 @@ async fn up_runs_a_job_and_leaves_nothing() {
         .unwrap_or_else(|e| panic_with_log(home.path(), &e.to_string()));
     assert!(status.success(), "{status:?}");
     assert!(servers_of(home.path()).is_empty());
+    assert_eq!(with_argument(&seconds), Vec::<u32>::new(), "a task of a job goes on");
     assert!(!home.path().join("moat/up.json").exists());
 }
 

@@ -61,6 +61,10 @@ pub(super) enum Command {
         healthy: bool,
         done: Done,
     },
+    /// The node stops: what runs is about to be ended, and nothing is begun any more.
+    Depart {
+        done: Done,
+    },
     Note {
         task: String,
         kind: &'static str,
@@ -200,6 +204,13 @@ impl Actor {
             Command::Health { healthy, done } => {
                 self.record.health.healthy = Some(healthy);
                 (done, self.commit(Vec::new()).await)
+            }
+            Command::Depart { done } => {
+                self.record.life.depart(clock::now());
+                if self.commit(Vec::new()).await {
+                    let _ = done.send(Ok(()));
+                }
+                return false;
             }
             Command::Note { task, kind, message } => return self.step(Event::Note { task, kind, message }).await,
         };

@@ -44,7 +44,7 @@ use moat_engine::{Engine, Leash};
 use moat_getter::Getter;
 use moat_model::job::AllocStatus;
 use moat_model::lifecycle::SandboxView;
-use moat_model::spec::Signal;
+use moat_model::spec::{Owner, Signal};
 use moat_model::{AllocId, ErrorKind, NodeId, SandboxId};
 use tokio::sync::oneshot;
 
@@ -304,6 +304,32 @@ impl Allocations {
     /// Removes it and its directory. One that has not ended is a `Conflict`; one that is not here is removed already.
     pub async fn forget(&self, id: &AllocId) -> Result<()> {
         self.shared.forget(id).await
+    }
+
+    /// Ends the tasks of every allocation and lets go of it, for a node that leaves nothing running: each as its task says
+    /// it wants to be ended, killed after `grace`. The next daemon begins them anew, and counts no failure.
+    pub async fn stop_all(&self, grace: Duration) {
+        let live = self.list().into_iter().filter(|view| !view.status.client.is_terminal());
+        let departs = live.map(|view| async move {
+            let id = &view.status.id;
+            if let Err(error) = self.ask(id, |done| Command::Depart { done }).await {
+                tracing::warn!(alloc = %id, error = %error.chain(), "it counts as failed that its tasks are ended");
+            }
+        });
+        futures::future::join_all(departs).await;
+        // Nothing is begun any more, and nobody waits for an end to begin another.
+        self.detach().await;
+        let engine = &self.shared.base.engine;
+        let tasks = engine.list().into_iter().filter(|view| view.origin.owner == Owner::Task);
+        let ends = tasks.map(|view| async move {
+            match tokio::time::timeout(grace, engine.stop(&view.id, None)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::debug!(sandbox = %view.id, error = %error.chain(), "stop"),
+                Err(_) => tracing::warn!(sandbox = %view.id, "a task takes longer to end than its node: killed"),
+            }
+            work::forget(Arc::clone(&self.shared), view.id).await;
+        });
+        futures::future::join_all(ends).await;
     }
 
     /// Lets go of every allocation: the daemon ends, they run on.

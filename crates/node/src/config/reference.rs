@@ -95,7 +95,7 @@ const TOP: &[Key] = &[
         "stop_workloads",
         "true or false",
         "`false`",
-        "Stop all workloads and sandboxes when the daemon ends, instead of leaving them running for the next one.",
+        "Stop all workloads, tasks of jobs, jails and sandboxes when the daemon ends, instead of leaving them running for the next one, which begins tasks and jails anew.",
     ),
     key("heartbeat_interval", "span", "`30s`", "Time between heartbeat events."),
     key("uid_base", "number", "`1073741824`", "First host user id given to sandboxes; each takes 65,536."),

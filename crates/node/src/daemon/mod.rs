@@ -65,6 +65,8 @@ const BOOT: Duration = Duration::from_secs(30);
 const TRANSLATED_BOOT: Duration = Duration::from_secs(180);
 /// Workloads that are stopped with the daemon: their own grace period and then some.
 const STOP_BUDGET: Duration = Duration::from_secs(30);
+/// What did not end in time is killed.
+const KILL_BUDGET: Duration = Duration::from_secs(5);
 /// Actors write what they have and let go.
 const DETACH_BUDGET: Duration = Duration::from_secs(5);
 /// Events and log lines on their way. What is not told in time is told by the next daemon.
@@ -396,6 +398,7 @@ impl Node {
         if service.config.stop_workloads {
             tracing::info!("shutting down: stopping the workloads");
             service.workloads.stop_all(STOP_BUDGET).await;
+            within("end the tasks of jobs", STOP_BUDGET + KILL_BUDGET, self.allocations.stop_all(STOP_BUDGET)).await;
             if let Some(jails) = &self.jails {
                 within("stop the jails", STOP_BUDGET, jails.stop_all()).await;
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use moat_model::jail::{JailKind, JailName};
 use moat_model::lifecycle::SandboxView;
-use moat_model::{Cause, ErrorKind, SandboxId};
+use moat_model::{Cause, ErrorKind, Namespace, SandboxId};
 
 use crate::clock;
 use crate::error::{Error, Result};
@@ -193,14 +193,36 @@ pub(super) async fn down(shared: &Arc<Shared>, key: &Key, force: bool, events: &
     Ok(stopped)
 }
 
+/// Ends all that are up, each before what it depends on: for a node that leaves nothing running. Nobody wanted them down, so
+/// those that come up by themselves do so with the next daemon.
+pub(super) async fn end_all(shared: &Arc<Shared>) {
+    let namespaces: BTreeSet<Namespace> = shared.records().into_iter().map(|((namespace, _), _)| namespace).collect();
+    for namespace in namespaces {
+        for name in order(&shared.standings(&namespace)).into_iter().rev() {
+            let key = (namespace.clone(), name);
+            if shared.record(&key).is_ok_and(|record| record.sandbox.is_none()) {
+                continue;
+            }
+            let ended = async { end(&claim_soon(shared, &key, "stop").await?, false).await };
+            if let Err(error) = ended.await {
+                tracing::warn!(jail = %key.1, error = %error.chain(), "not stopped");
+            }
+        }
+    }
+}
+
 /// Stops one that is claimed; one that is down is down.
 pub(super) async fn stop(claim: &Claim, force: bool) -> Result<()> {
-    let shared = &claim.shared;
     let record = claim.record()?;
-    let Some(id) = record.sandbox.clone() else { return Ok(()) };
-    if record.wanted {
+    if record.sandbox.is_some() && record.wanted {
         claim.update(|record| record.wanted = false).await?;
     }
+    end(claim, force).await
+}
+
+async fn end(claim: &Claim, force: bool) -> Result<()> {
+    let shared = &claim.shared;
+    let Some(id) = claim.record()?.sandbox.clone() else { return Ok(()) };
     let engine = &shared.base.engine;
     let ended = if force { engine.kill(&id).await } else { engine.stop(&id, None).await };
     match ended {

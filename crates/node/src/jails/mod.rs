@@ -45,7 +45,6 @@ use crate::error::{Error, Result};
 pub use front::{ConsolePieces, ConsoleWanted, EVENTS_WAITING, Exported, Listener};
 pub use table::{Foundation, Inside};
 
-use events::Events;
 use place::Place;
 use releases::Releases;
 use table::Shared;
@@ -85,18 +84,10 @@ impl Jails {
         self.shared.tasks.wait().await;
     }
 
-    /// Stops all that are up, each before what it depends on: for a node that is to leave nothing running.
+    /// Ends all that are up, each before what it depends on: for a node that leaves nothing running. They are up again with the
+    /// next daemon as after its death.
     pub async fn stop_all(&self) {
-        for (key, record) in self.shared.records() {
-            if life::is_up(&self.shared, &record) {
-                match life::down(&self.shared, &key, false, &Events::none()).await {
-                    Err(error) if error.kind != ErrorKind::Conflict => {
-                        tracing::warn!(jail = %key.1, error = %error.chain(), "not stopped");
-                    }
-                    _ => {}
-                }
-            }
-        }
+        life::end_all(&self.shared).await;
     }
 
     /// The jail that is this sandbox.

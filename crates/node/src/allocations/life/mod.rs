@@ -115,6 +115,17 @@ impl Life {
         todo
     }
 
+    /// The node stops, and with it whatever runs: that runs anew where the next daemon takes this up, and how it ended says
+    /// nothing about it. Nothing follows from this here.
+    pub(crate) fn depart(&mut self, now: Timestamp) {
+        for task in self.tasks.values_mut() {
+            if let Stage::Running { sandbox } = &task.stage {
+                task.stage = Stage::Stopping { sandbox: sandbox.clone(), why: Why::Restart };
+                task.note(now, "Restart Signaled", "its node is stopped".to_owned());
+            }
+        }
+    }
+
     /// When time alone changes something.
     pub(crate) fn wake(&self, plan: &Plan) -> Option<Timestamp> {
         let tasks = self.tasks.values().filter_map(|task| match task.stage {

@@ -140,6 +140,43 @@ async fn a_restart_finds_what_runs_again_and_what_ended_meanwhile_once() {
     bed.close().await;
 }
 
+/// As often as a node is stopped: that is no failure of what runs there.
+#[tokio::test]
+async fn a_node_that_leaves_nothing_running_ends_its_tasks_and_the_next_daemon_begins_them_anew() {
+    let (dir, world) = (tempfile::tempdir().unwrap(), world());
+    let service = job(JobType::Service, group(vec![sh("main", "sleep 1000")]));
+    let batch = job(JobType::Batch, group(vec![sh("main", "sleep 1000")]));
+    let mut before = BTreeMap::new();
+    for round in 0..5 {
+        let bed = Bed::fake(dir.path(), &world, false).await;
+        for (n, job) in [(1, &service), (2, &batch), (3, &service)] {
+            bed.allocations.assign(assignment(n, job)).await.unwrap();
+            let new = |view: &AllocView| {
+                let sandbox = view.status.tasks["main"].sandbox.clone();
+                view.status.client == ClientStatus::Running && sandbox != before.get(&n).cloned().flatten()
+            };
+            let view = bed.when(n, "it runs anew", new).await;
+            assert!(!view.status.tasks["main"].failed, "{round}: {view:?}");
+            before.insert(n, view.status.tasks["main"].sandbox.clone());
+        }
+        assert_eq!(world.alive().len(), 3, "{round}");
+        bed.allocations.stop_all(Duration::from_secs(5)).await;
+        assert_eq!(world.alive(), [], "{round}");
+        assert_eq!(bed.engine.list(), [], "{round}");
+        bed.close().await;
+    }
+    // What was not wanted any more when the node stopped is over, and nothing of it begins.
+    let bed = Bed::fake(dir.path(), &world, false).await;
+    bed.until(3, ClientStatus::Running).await;
+    bed.allocations.assign(stopped(&assignment(3, &service), true)).await.unwrap();
+    bed.allocations.stop_all(Duration::from_secs(5)).await;
+    bed.close().await;
+    let bed = Bed::fake(dir.path(), &world, false).await;
+    bed.until(3, ClientStatus::Complete).await;
+    bed.until(1, ClientStatus::Running).await;
+    bed.close().await;
+}
+
 /// The daemon is killed at any moment, again and again; nothing is doubled and nothing forgotten.
 #[test]
 fn killed_at_any_moment_it_goes_on_and_doubles_nothing() {

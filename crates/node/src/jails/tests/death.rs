@@ -3,6 +3,7 @@
 use moat_model::jail::{ApplyTemplate, CloneJail, TemplateName};
 
 use super::*;
+use crate::jails::events::Events;
 use crate::jails::record::{JailRecord, Stage};
 
 /// Lets work be polled so often, and no more.

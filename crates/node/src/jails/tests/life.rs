@@ -221,6 +221,25 @@ async fn one_whose_sandbox_dies_is_down_with_the_cause_and_comes_back_with_the_n
     assert!(!bed.is_up("b"));
 }
 
+#[tokio::test]
+async fn those_a_node_ends_as_it_stops_are_up_again_with_the_next_daemon() {
+    let (dir, world) = (tempfile::tempdir().unwrap(), world());
+    let bed = Bed::fake(dir.path(), &world).await.with_release(dir.path()).await;
+    bed.create(thin("db")).await;
+    bed.create(NewJail { depend: vec![name("db")], ..thin("web") }).await;
+    bed.create(thin("down")).await;
+    bed.jails.stop(&own(), &name("down"), StopJail::default(), nobody()).await.unwrap();
+    bed.create(NewJail { boot: false, ..thin("by-hand") }).await;
+    bed.jails.stop_all().await;
+    assert_eq!((world.alive(), bed.engine.list()), (Vec::new(), Vec::new()));
+    assert!(bed.jails.list(&own()).iter().all(|view| view.state == JailState::Down { cause: None }));
+    bed.end().await;
+    let bed = Bed::fake(dir.path(), &world).await;
+    bed.until_up("web").await;
+    assert!(bed.is_up("db") && !bed.is_up("down") && !bed.is_up("by-hand"));
+    bed.end().await;
+}
+
 /// Files of jails belong to their own ids: only root can make them.
 fn files(view: &JailView) -> std::path::PathBuf {
     let upper = Path::new(&view.path).join("files-1/upper");
