@@ -91,9 +91,10 @@ pub(super) async fn next_piece(pieces: &mut axum::body::BodyDataStream) -> Answe
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let (field, why) = (error.path().to_string(), error.into_inner());
-        match field.as_str() {
-            "." => Failure::new(ErrorKind::InvalidSpec, format!("body: {why}")),
+        let (path, why) = (error.path().to_string(), error.into_inner());
+        // What stands where a member's name should is called `?`: what is wrong is what it stands in.
+        match path.trim_end_matches('?').trim_end_matches('.') {
+            "" => Failure::new(ErrorKind::InvalidSpec, format!("body: {why}")),
             field => Failure::invalid(field, why),
         }
     })?;
@@ -185,4 +186,31 @@ pub(super) async fn part<S: Send + Sync>(parts: &mut Parts, state: &S, name: &st
     let params = params.map_err(|_| Failure::not_found("no such path"))?;
     let found = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
     found.ok_or_else(|| Failure::bug(format!("a route without {{{name}}}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_named_by_where_it_stands() {
+        #[derive(Debug, serde::Deserialize)]
+        #[expect(dead_code, reason = "only read")]
+        struct Asked {
+            env: BTreeMap<String, u8>,
+        }
+        for (text, named) in [
+            ("{{{", "body: key must be a string"),
+            ("7", "body: invalid type"),
+            ("", "body: EOF"),
+            (r#"{"env": {}} x"#, "body: trailing characters"),
+            (r#"{"env": {7: 1}}"#, "env: key must be a string"),
+            (r#"{"env": {"a": "b"}}"#, "env.a: invalid type"),
+        ] {
+            let refusal = format!("{:?}", parse::<Asked>(text.as_bytes()).unwrap_err());
+            assert!(refusal.contains(named), "{text}: {refusal}");
+        }
+    }
 }
