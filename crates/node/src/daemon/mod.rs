@@ -397,12 +397,19 @@ impl Node {
         }
         if service.config.stop_workloads {
             tracing::info!("shutting down: stopping the workloads");
-            service.workloads.stop_all(STOP_BUDGET).await;
-            within("end the tasks of jobs", STOP_BUDGET + KILL_BUDGET, self.allocations.stop_all(STOP_BUDGET)).await;
-            if let Some(jails) = &self.jails {
-                within("stop the jails", STOP_BUDGET, jails.stop_all()).await;
-            }
-            within("end the sandboxes", STOP_BUDGET, self.sandboxes.end_all()).await;
+            let jails = async {
+                if let Some(jails) = &self.jails {
+                    within("stop the jails", STOP_BUDGET, jails.stop_all()).await;
+                }
+            };
+            let tasks = self.allocations.stop_all(STOP_BUDGET);
+            // Beside each other: whoever waits for the daemon's end, as systemd does, does not wait for the sum of them.
+            tokio::join!(
+                service.workloads.stop_all(STOP_BUDGET),
+                within("end the tasks of jobs", STOP_BUDGET + KILL_BUDGET, tasks),
+                jails,
+                within("end the sandboxes", STOP_BUDGET, self.sandboxes.end_all()),
+            );
         }
         tracing::info!(left_running = service.workloads.live().len(), "shutting down: letting go of the workloads");
         within("let go of the workloads", DETACH_BUDGET, service.workloads.detach()).await;
