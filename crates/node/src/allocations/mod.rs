@@ -62,6 +62,9 @@ pub use front::{
 };
 use table::Shared;
 
+/// A record each. A disk that is full must not keep tasks running.
+const DEPART_WITHIN: Duration = Duration::from_secs(5);
+
 /// What allocations stand on.
 #[derive(Debug)]
 pub struct Foundation {
@@ -316,7 +319,9 @@ impl Allocations {
                 tracing::warn!(alloc = %id, error = %error.chain(), "it counts as failed that its tasks are ended");
             }
         });
-        futures::future::join_all(departs).await;
+        if tokio::time::timeout(DEPART_WITHIN, futures::future::join_all(departs)).await.is_err() {
+            tracing::warn!("not every allocation could be written down; their tasks are ended all the same");
+        }
         // Nothing is begun any more, and nobody waits for an end to begin another.
         self.detach().await;
         let engine = &self.shared.base.engine;

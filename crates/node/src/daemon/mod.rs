@@ -65,8 +65,8 @@ const BOOT: Duration = Duration::from_secs(30);
 const TRANSLATED_BOOT: Duration = Duration::from_secs(180);
 /// Workloads that are stopped with the daemon: their own grace period and then some.
 const STOP_BUDGET: Duration = Duration::from_secs(30);
-/// What did not end in time is killed.
-const KILL_BUDGET: Duration = Duration::from_secs(5);
+/// Writing down that tasks are ended, and killing what did not end in time.
+const KILL_BUDGET: Duration = Duration::from_secs(10);
 /// Actors write what they have and let go.
 const DETACH_BUDGET: Duration = Duration::from_secs(5);
 /// Events and log lines on their way. What is not told in time is told by the next daemon.

@@ -197,17 +197,26 @@ pub(super) async fn down(shared: &Arc<Shared>, key: &Key, force: bool, events: &
 /// those that come up by themselves do so with the next daemon.
 pub(super) async fn end_all(shared: &Arc<Shared>) {
     let namespaces: BTreeSet<Namespace> = shared.records().into_iter().map(|((namespace, _), _)| namespace).collect();
+    let mut busy = Vec::new();
     for namespace in namespaces {
         for name in order(&shared.standings(&namespace)).into_iter().rev() {
             let key = (namespace.clone(), name);
-            if shared.record(&key).is_ok_and(|record| record.sandbox.is_none()) {
-                continue;
-            }
-            let ended = async { end(&claim_soon(shared, &key, "stop").await?, false).await };
-            if let Err(error) = ended.await {
-                tracing::warn!(jail = %key.1, error = %error.chain(), "not stopped");
+            match shared.claim(&key, "stop") {
+                Ok(claim) => told(&key, end(&claim, false).await),
+                // The others do not wait for it.
+                Err(_) => busy.push(key),
             }
         }
+    }
+    for key in busy {
+        let ended = async { end(&claim_soon(shared, &key, "stop").await?, false).await };
+        told(&key, ended.await);
+    }
+}
+
+fn told(key: &Key, ended: Result<()>) {
+    if let Err(error) = ended {
+        tracing::warn!(jail = %key.1, error = %error.chain(), "not stopped");
     }
 }
 

@@ -87,6 +87,8 @@ impl Jails {
     /// Ends all that are up, each before what it depends on: for a node that leaves nothing running. They are up again with the
     /// next daemon as after its death.
     pub async fn stop_all(&self) {
+        // Those that are just being started with the node are not, and nobody takes an end that was asked for for a fault.
+        self.shared.closed.cancel();
         life::end_all(&self.shared).await;
     }
 

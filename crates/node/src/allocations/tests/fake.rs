@@ -177,6 +177,19 @@ async fn a_node_that_leaves_nothing_running_ends_its_tasks_and_the_next_daemon_b
     bed.close().await;
 }
 
+/// A disk that takes no records keeps nothing running.
+#[tokio::test]
+async fn a_node_that_cannot_write_ends_its_tasks_all_the_same() {
+    let (dir, world) = (tempfile::tempdir().unwrap(), world());
+    let bed = Bed::fake(dir.path(), &world, false).await;
+    bed.allocations.assign(assignment(1, &job(JobType::Service, group(vec![sh("main", "sleep 1000")])))).await.unwrap();
+    bed.until(1, ClientStatus::Running).await;
+    std::fs::rename(dir.path().join("records"), dir.path().join("away")).unwrap();
+    bed.allocations.stop_all(Duration::from_secs(5)).await;
+    assert_eq!((world.alive(), bed.engine.list()), (Vec::new(), Vec::new()));
+    bed.close().await;
+}
+
 /// The daemon is killed at any moment, again and again; nothing is doubled and nothing forgotten.
 #[test]
 fn killed_at_any_moment_it_goes_on_and_doubles_nothing() {

@@ -226,11 +226,18 @@ async fn those_a_node_ends_as_it_stops_are_up_again_with_the_next_daemon() {
     let (dir, world) = (tempfile::tempdir().unwrap(), world());
     let bed = Bed::fake(dir.path(), &world).await.with_release(dir.path()).await;
     bed.create(thin("db")).await;
-    bed.create(NewJail { depend: vec![name("db")], ..thin("web") }).await;
+    let web = bed.create(NewJail { depend: vec![name("db")], ..thin("web") }).await.sandbox.unwrap();
     bed.create(thin("down")).await;
     bed.jails.stop(&own(), &name("down"), StopJail::default(), nobody()).await.unwrap();
     bed.create(NewJail { boot: false, ..thin("by-hand") }).await;
-    bed.jails.stop_all().await;
+    // Something is being done to one: it ends last, and the others do not wait for it.
+    let busy = bed.jails.shared.claim(&(own(), name("web")), "copy").unwrap();
+    let (stopping, look) = (bed.jails.clone(), async || (world.alive().len() == 1).then_some(()));
+    let stopped = tokio::spawn(async move { stopping.stop_all().await });
+    wait_until(SOON, "the others have ended", look).await.unwrap();
+    assert_eq!(world.alive(), [web]);
+    drop(busy);
+    stopped.await.unwrap();
     assert_eq!((world.alive(), bed.engine.list()), (Vec::new(), Vec::new()));
     assert!(bed.jails.list(&own()).iter().all(|view| view.state == JailState::Down { cause: None }));
     bed.end().await;
