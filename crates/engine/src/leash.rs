@@ -68,10 +68,16 @@ impl Engine {
     pub async fn leash(&self, leash: Leash) {
         self.said().say(leash);
         let tell = |handle: Handle| async move {
-            let told = async { handle.guest().await?.leash(leash).await };
+            let told = async {
+                match handle.agent().await? {
+                    Some(guest) => guest.leash(leash).await,
+                    // It hears it when it is connected.
+                    None => Ok(()),
+                }
+            };
             match tokio::time::timeout(TOLD_WITHIN, told).await {
                 Ok(Ok(())) => {}
-                // Paused, or ending.
+                // It has just ended.
                 Ok(Err(error)) => {
                     tracing::debug!(sandbox = %handle.id(), error = error.chain(), "the leash is as it was")
                 }

@@ -89,6 +89,11 @@ pub enum Ask {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Arc<dyn Guest>>>,
     },
+    /// The agent, if it is connected, in whatever phase. No use.
+    Agent {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Option<Arc<dyn Guest>>>,
+    },
     /// The driver and its record, as long as something exists.
     Driver {
         /// Where the answer goes.
@@ -132,7 +137,7 @@ impl Inbox {
                     Ask::Guest { reply } => drop(reply.send(Err(gone(id)))),
                     Ask::Driver { reply } => drop(reply.send(Err(gone(id)))),
                     // Dropping the sender of these says the same.
-                    Ask::End { .. } | Ask::Explain { .. } | Ask::Touch => {}
+                    Ask::End { .. } | Ask::Agent { .. } | Ask::Explain { .. } | Ask::Touch => {}
                 }
             }
         }
@@ -289,6 +294,11 @@ impl Handle {
     pub async fn guest(&self) -> Result<Arc<dyn Guest>> {
         self.wait_for(Instant::now() + GREETED_WITHIN, |view| view.phase != PhaseName::Recovering).await;
         self.ask(&self.other, |reply| Ask::Guest { reply }).await?
+    }
+
+    /// The agent, if it is connected: also of one that is being stopped. Nobody counts as using it.
+    pub async fn agent(&self) -> Result<Option<Arc<dyn Guest>>> {
+        self.ask(&self.other, |reply| Ask::Agent { reply }).await
     }
 
     /// The driver and its record, as long as something exists.

@@ -361,9 +361,10 @@ impl Engine {
         &self.inner.shared.leash
     }
 
-    /// Those that run only as long as it is said that they may.
+    /// Those that run only as long as it is said that they may. One that is being stopped has its grace to run in.
     pub(crate) fn leashed(&self) -> Vec<Handle> {
-        let runs = |handle: &&Handle| handle.spec().leashed && handle.view().phase == PhaseName::Running;
+        let lives = |phase| matches!(phase, PhaseName::Running | PhaseName::Stopping);
+        let runs = |handle: &&Handle| handle.spec().leashed && lives(handle.view().phase);
         self.table().values().filter(runs).cloned().collect()
     }
 

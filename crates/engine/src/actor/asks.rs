@@ -60,6 +60,7 @@ impl Actor {
             Ask::Capture { kind, into, reply } => self.capture(kind, into, reply),
             Ask::Touch => self.happen(Fact::Requested(Request::Use)),
             Ask::Guest { reply } => drop(reply.send(self.use_guest())),
+            Ask::Agent { reply } => drop(reply.send(self.guest.clone())),
             Ask::Driver { reply } => {
                 let record = match &self.record.driver_record {
                     Some(record) if !self.record.state.is_terminal() => Ok((Arc::clone(&self.driver), record.clone())),

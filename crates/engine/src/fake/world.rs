@@ -400,6 +400,11 @@ impl FakeWorld {
         self.lock().resources.clone()
     }
 
+    /// Until when one may run, as its agent was told.
+    pub fn leash(&self, id: &SandboxId) -> Option<Duration> {
+        self.lock().sandboxes.get(id)?.leash
+    }
+
     /// Sandboxes in which something runs.
     pub fn alive(&self) -> Vec<SandboxId> {
         let mut state = self.lock();

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::limits::idler;
 use super::{Bench, bench, claim, open};
+use crate::Leash;
 use crate::driver::Captured;
 use crate::fake::{FakeConfig, FakeRecover, FakeStep};
 use crate::testing::{id, spec};
@@ -197,6 +198,25 @@ async fn check_delete(b: &Bench, what: &str, within: Duration) {
     b.assert_clean();
     assert!(b.engine.get(&id(1)).is_none(), "{what}");
     assert_eq!(b.outlet.ends(&id(1)).len(), 1, "{what}");
+}
+
+/// Whoever needs its grace to end in order is not stopped in the middle of it.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_being_stopped_is_told_that_it_may_run_on() {
+    let b = bench(FakeConfig { ignores_signals: true, ..FakeConfig::default() }).await;
+    b.engine.create(id(1), SandboxSpec { leashed: true, ..spec("app", &[]) }).await.unwrap();
+    b.engine.leash(Leash::new(secs(7), secs(0))).await;
+    assert_eq!(b.world.leash(&id(1)), Some(secs(7)));
+    let engine = b.engine.clone();
+    let how = StopSpec { grace: secs(25), ..StopSpec::default() };
+    let stopping = tokio::spawn(async move { engine.stop(&id(1), Some(how)).await });
+    sleep(secs(5)).await;
+    assert_eq!(b.engine.get(&id(1)).unwrap().phase, PhaseName::Stopping);
+    b.engine.leash(Leash::new(secs(12), secs(5))).await;
+    assert_eq!(b.world.leash(&id(1)), Some(secs(12)));
+    stopping.await.unwrap().unwrap();
+    b.engine.delete(&id(1)).await.unwrap();
+    b.assert_clean();
 }
 
 /// Actors and those who wait for them run beside each other, as in a daemon.
